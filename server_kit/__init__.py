@@ -1,0 +1,1 @@
+"""What both servers stand on: listeners, health, reflection, error mapping, metrics, logging and an orderly end."""

@@ -1,0 +1,93 @@
+"""From domain errors to gRPC status codes, in one place for every call."""
+
+from __future__ import annotations
+
+import inspect
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, NoReturn, TypeAlias
+
+import grpc
+import structlog
+
+from server_kit import metrics
+
+log = structlog.get_logger(__name__)
+
+Details = grpc.HandlerCallDetails
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs only
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Answers a domain error with the code that `codes` gives its nearest class, and counts every call's outcome.
+
+    The error's text becomes the status details. Any other exception is logged with its traceback and answered as
+    INTERNAL with an id to look for in the log, so that nothing internal reaches the caller.
+    """
+
+    def __init__(self, codes: Mapping[type[Exception], grpc.StatusCode]) -> None:
+        self._codes = dict(codes)
+
+    async def intercept_service(
+        self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
+    ) -> Handler | None:
+        handler = await continuation(handler_call_details)
+        if handler is None:  # an unknown method; gRPC answers it
+            return handler
+        guarded = self._guard(handler, handler_call_details.method)
+        return _rebuild(handler, guarded)
+
+    def _guard(self, handler: Handler, method: str) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Any]:
+        inner: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+
+        async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            with metrics.observe_call(method) as outcome:
+                try:
+                    return await inner(request, context)
+                except Exception as error:  # noqa: BLE001 - the one place that turns any error into a status
+                    await self._abort(error, method, context, outcome)
+
+        async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncGenerator[Any, None]:
+            with metrics.observe_call(method) as outcome:
+                try:
+                    async with aclosing(inner(request, context)) as responses:
+                        async for response in responses:
+                            yield response
+                except Exception as error:  # noqa: BLE001 - as above
+                    await self._abort(error, method, context, outcome)
+
+        return stream if inspect.isasyncgenfunction(inner) else answer
+
+    async def _abort(
+        self, error: Exception, method: str, context: grpc.aio.ServicerContext[Any, Any], outcome: metrics.Outcome
+    ) -> NoReturn:
+        if isinstance(error, grpc.aio.AbortError):
+            outcome.code = _code_of(context).name
+            raise error
+        code = next((self._codes[kind] for kind in type(error).__mro__ if kind in self._codes), None)
+        if code is not None:
+            outcome.code = code.name
+            await context.abort(code, str(error))
+        outcome.code = grpc.StatusCode.INTERNAL.name
+        reference = secrets.token_hex(4)
+        log.error("call failed", method=method, reference=reference, exc_info=error)
+        await context.abort(grpc.StatusCode.INTERNAL, f"internal error, see the server's log (reference {reference})")
+
+
+def _code_of(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:
+    number = context.code()
+    return next(code for code in grpc.StatusCode if number in (code, code.value[0]))
+
+
+def _rebuild(handler: Handler, behaviour: Callable[..., Any]) -> Handler:
+    """The same handler with another behaviour."""
+    kinds: dict[tuple[bool, bool], Callable[..., Any]] = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }
+    make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
+    rebuilt: Handler = make(behaviour, handler.request_deserializer, handler.response_serializer)
+    return rebuilt
