@@ -22,7 +22,7 @@ class Resize(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The picture that a model takes: RGB, `width` x `height` pixels, `fill` (0..255) where the source does not reach."""
+    """The picture a model takes: RGB, `width` x `height` pixels, `fill` (0..255) where the source does not reach."""
 
     width: int
     height: int
