@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import structlog
@@ -62,7 +63,7 @@ async def _serve(
     error_codes: Mapping[type[Exception], grpc.StatusCode],
     setup: Setup,
 ) -> None:
-    stop = _stop_signal()
+    stopped = asyncio.ensure_future(_stop_signal().wait())
     health = Health(services)
     server = _new_server(options, error_codes)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
@@ -76,7 +77,7 @@ async def _serve(
         for address in addresses:
             print(f"listening on {address}", flush=True)  # noqa: T201 - the promised first line of standard output
         log.info("started", listen=addresses, metrics=metrics_address)
-        await stop.wait()
+        await _first(stopped, health.failed)
         log.info("draining", grace_seconds=options.grace_seconds)
         health.drain()
         await server.stop(options.grace_seconds)
@@ -109,6 +110,13 @@ def _bind(server: grpc.aio.Server, text: str) -> str:
     if address.path:
         return address.target
     return address.target.removesuffix(f":{address.port}") + f":{port}"
+
+
+async def _first(*futures: asyncio.Future[Any]) -> None:
+    """Wait until one of the futures is done; raise what it raises."""
+    done, _ = await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+    for future in done:
+        future.result()
 
 
 def _stop_signal() -> asyncio.Event:

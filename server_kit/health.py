@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from server_kit.startup import StartupError
 
 Status = health_pb2.HealthCheckResponse
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -28,6 +30,7 @@ class Health(health_pb2_grpc.HealthServicer):
         self._statuses: dict[str, Any] = dict.fromkeys(("", *services), Status.NOT_SERVING)
         self._changed: set[asyncio.Event] = set()
         self.draining = asyncio.Event()
+        self.failed: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
 
     def set(self, *, serving: bool, service: str | None = None) -> None:
         """Set one service's status, or that of the server and all its services. Ignored once draining."""
@@ -42,6 +45,11 @@ class Health(health_pb2_grpc.HealthServicer):
         self.set(serving=False)
         self.draining.set()
         self._notify()
+
+    def fail(self, error: StartupError) -> None:
+        """End the process with exit status 1: there is nothing to serve."""
+        if not self.failed.done():
+            self.failed.set_exception(error)
 
     def _notify(self) -> None:
         for changed in self._changed:

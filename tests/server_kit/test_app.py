@@ -31,6 +31,7 @@ PROGRAM = textwrap.dedent(
             case b"bug": raise RuntimeError("secret detail")
             case b"abort": await context.abort(grpc.StatusCode.DATA_LOSS, "said by the handler")
             case b"slow": await asyncio.sleep(1)
+            case b"fail": HEALTH.fail(StartupError("nothing to serve"))
         return request
 
     async def stream(request, context):
@@ -53,8 +54,10 @@ PROGRAM = textwrap.dedent(
             "Endless": grpc.unary_stream_rpc_method_handler(endless),
         }),))
         health.set(serving=True)
-        yield
-        print("left setup", flush=True)
+        try:
+            yield
+        finally:
+            print("left setup", flush=True)
 
     logs.configure("info", "json")
     listen = tuple(a for a in sys.argv[1:] if ":" in a)
@@ -194,3 +197,10 @@ def test_a_start_that_fails_says_why_and_exits_with_status_1():
     with serving("127.0.0.1:0", "broken") as process:
         assert process.wait(timeout=30) == 1
         assert "the disk is on fire" in process.stderr.read()
+
+
+def test_a_server_that_finds_nothing_to_serve_ends_with_status_1(server, channel):
+    call(channel, b"fail")
+    assert server.wait(timeout=30) == 1
+    assert "nothing to serve" in server.stderr.read()
+    assert "left setup" in server.stdout.read()

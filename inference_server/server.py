@@ -1,0 +1,90 @@
+"""The inference server put together: one tree of what lives as long as what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+
+import grpc
+import structlog
+from server_kit.health import Health
+from server_kit.startup import StartupError
+from videoai.aio import RegistryClient
+from videoai.inference.v1 import inference_pb2_grpc
+
+from inference_server.engine import choose_device, load
+from inference_server.errors import DeviceUnavailable
+from inference_server.pipeline import Pipeline
+from inference_server.service import Identity, InferenceService
+from inference_server.serving import ServedModels
+from inference_server.settings import Settings
+from inference_server.state import StateFile
+from inference_server.video import DecoderPool, DecoderSettings
+from inference_server.watcher import Watcher
+
+log = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def inference_server(settings: Settings, server: grpc.aio.Server, health: Health) -> AsyncIterator[None]:
+    """Serve what the registry has in production until left. Raises StartupError where the device is not to be had."""
+    try:
+        device = await asyncio.to_thread(choose_device, settings.device)
+    except DeviceUnavailable as error:
+        raise StartupError(f"--device {settings.device}: {error}") from error
+    async with AsyncExitStack() as stack:
+        models = ServedModels(settings.models)
+        stack.push_async_callback(models.close)
+        client = await stack.enter_async_context(RegistryClient(settings.registry))
+        watcher = Watcher(
+            client,
+            models,
+            partial(load, device=device, max_batch=settings.max_batch),
+            StateFile(settings.state_file),
+            instance_id=settings.instance_id,
+            root=settings.root,
+            names=settings.models,
+            unload_cleared=settings.unload_cleared,
+            on_ready=lambda ready: health.set(serving=ready),
+        )
+        pool = await stack.enter_async_context(DecoderPool(_decoder_settings(settings)))
+        pipeline = Pipeline(models, pool, settings.max_streams)
+        identity = Identity(settings.instance_id, settings.registry, lambda: watcher.connected)
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(pipeline, models, identity), server)
+        await stack.enter_async_context(watcher.running())
+        await stack.enter_async_context(_background(_end_streams(pipeline, health, settings.grace_seconds)))
+        if settings.fail_without_model:
+            await stack.enter_async_context(_background(_require_model(models, watcher, health)))
+        yield
+
+
+def _decoder_settings(settings: Settings) -> DecoderSettings:
+    return DecoderSettings(spool_folder=settings.spool_folder, max_spool_bytes=settings.max_spool_bytes)
+
+
+async def _end_streams(pipeline: Pipeline, health: Health, grace_seconds: float) -> None:
+    """Give running streams most of the grace period to finish, then end them with a status of their own."""
+    await health.draining.wait()
+    await asyncio.sleep(grace_seconds * 0.8)
+    pipeline.stop()
+
+
+async def _require_model(models: ServedModels, watcher: Watcher, health: Health) -> None:
+    await watcher.synced.wait()
+    missing = [model.model_name for model in models if not model.seen_version or model.cleared]
+    if missing or not list(models):
+        of = f" for {', '.join(missing)}" if missing else ""
+        health.fail(StartupError(f"No production model found in registry{of}"))
+
+
+@asynccontextmanager
+async def _background(work: asyncio.Future[None] | object) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

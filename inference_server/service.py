@@ -1,0 +1,279 @@
+"""The gRPC face of the inference server: protobuf in, domain calls, protobuf out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from videoai.inference.v1 import inference_pb2 as pb
+from videoai.inference.v1 import inference_pb2_grpc
+
+from inference_server.detection import Options
+from inference_server.errors import (
+    CorruptVideo,
+    DecoderFailed,
+    InvalidField,
+    InvalidPicture,
+    ModelNotReady,
+    ModelNotServed,
+    Overloaded,
+    RawTensorsOnly,
+    ShuttingDown,
+    UnsupportedVideo,
+    VideoLimitExceeded,
+)
+from inference_server.pipeline import Analysis, AnsweredFrame, Event, FinishedVideo, Pipeline, StartedVideo
+from inference_server.serving import ServedModel, ServedModels
+from inference_server.video import EncodedPicture, Picture, RawPicture, StreamRequest
+
+SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
+
+ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
+    InvalidField: grpc.StatusCode.INVALID_ARGUMENT,
+    InvalidPicture: grpc.StatusCode.INVALID_ARGUMENT,
+    UnsupportedVideo: grpc.StatusCode.INVALID_ARGUMENT,
+    CorruptVideo: grpc.StatusCode.INVALID_ARGUMENT,
+    VideoLimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ModelNotServed: grpc.StatusCode.NOT_FOUND,
+    RawTensorsOnly: grpc.StatusCode.FAILED_PRECONDITION,
+    ModelNotReady: grpc.StatusCode.UNAVAILABLE,
+    ShuttingDown: grpc.StatusCode.UNAVAILABLE,
+    DecoderFailed: grpc.StatusCode.INTERNAL,
+}
+
+MAX_PICTURES = 64
+MAX_DETECTIONS = 10_000
+DATATYPES = {"float16": "FP16", "float32": "FP32", "float64": "FP64", "bool": "BOOL"}
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What GetServingState says about the server itself."""
+
+    instance_id: str
+    registry: str
+    registry_connected: Callable[[], bool]
+
+
+class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
+    """`videoai.inference.v1.InferenceService`."""
+
+    def __init__(self, pipeline: Pipeline, models: ServedModels, identity: Identity) -> None:
+        self._pipeline = pipeline
+        self._models = models
+        self._identity = identity
+
+    async def AnalyzeVideo(  # type: ignore[override] # noqa: N802 - the stubs serve the threaded server too
+        self, request_iterator: AsyncIterator[pb.AnalyzeVideoRequest], context: Context
+    ) -> AsyncIterator[pb.AnalyzeVideoResponse]:
+        config = await _config(request_iterator)
+        events = self._pipeline.analyze_video(
+            config.model_name, _stream_request(config), _analysis(config), _chunks(request_iterator)
+        )
+        async for event in events:
+            yield _response(event)
+
+    async def AnalyzeSource(self, request: pb.AnalyzeSourceRequest, context: Context) -> Any:  # noqa: N802
+        await context.abort(
+            grpc.StatusCode.UNIMPLEMENTED, "AnalyzeSource is not implemented yet: send the video with AnalyzeVideo"
+        )
+
+    async def AnalyzeFrames(self, request: pb.AnalyzeFramesRequest, context: Context) -> pb.AnalyzeFramesResponse:  # type: ignore[override] # noqa: N802
+        if not 1 <= len(request.frames) <= MAX_PICTURES:
+            raise InvalidField("frames", f"1..{MAX_PICTURES} pictures, got {len(request.frames)}")
+        pictures = [_picture(index, picture) for index, picture in enumerate(request.frames)]
+        answered = await self._pipeline.analyze_pictures(request.model_name, _analysis(request), pictures)
+        return pb.AnalyzeFramesResponse(results=[_frame(frame) for frame in answered])
+
+    async def GetServingState(self, request: pb.GetServingStateRequest, context: Context) -> pb.GetServingStateResponse:  # type: ignore[override] # noqa: N802
+        return pb.GetServingStateResponse(
+            instance_id=self._identity.instance_id,
+            registry=self._identity.registry,
+            registry_connected=self._identity.registry_connected(),
+            models=[_served(model) for model in self._models],
+            active_streams=self._pipeline.active_streams,
+        )
+
+
+async def _config(requests: AsyncIterator[pb.AnalyzeVideoRequest]) -> pb.AnalyzeConfig:
+    async for request in requests:
+        if request.WhichOneof("payload") == "config":
+            return request.config
+        break
+    raise InvalidField("config", "the first message to hold the config")
+
+
+async def _chunks(requests: AsyncIterator[pb.AnalyzeVideoRequest]) -> AsyncIterator[bytes]:
+    async for request in requests:
+        if request.WhichOneof("payload") != "chunk":
+            raise InvalidField("chunk", "every message after the first to hold a chunk")
+        if request.chunk:
+            yield request.chunk
+
+
+def _stream_request(config: pb.AnalyzeConfig) -> StreamRequest:
+    sampling = config.WhichOneof("sampling")
+    if sampling == "stride" and config.stride < 1:
+        raise InvalidField("stride", f"1 or more, got {config.stride}")
+    if sampling == "frames_per_second" and not (0 < config.frames_per_second < math.inf):
+        raise InvalidField("frames_per_second", f"more than 0, got {config.frames_per_second}")
+    if not 0 <= config.start_seconds < math.inf:
+        raise InvalidField("start_seconds", f"0 or more, got {config.start_seconds}")
+    end = config.end_seconds if config.HasField("end_seconds") else None
+    if end is not None and not config.start_seconds < end < math.inf:
+        raise InvalidField("end_seconds", f"more than start_seconds ({config.start_seconds}), got {end}")
+    if config.delivery not in pb.Delivery.values():
+        raise InvalidField("delivery", f"one of {', '.join(pb.Delivery.keys())}, got {config.delivery}")
+    return StreamRequest(
+        stride=config.stride if sampling == "stride" else 1,
+        frames_per_second=config.frames_per_second if sampling == "frames_per_second" else None,
+        start_seconds=config.start_seconds,
+        end_seconds=end,
+        max_frames=config.max_frames,
+        latest=config.delivery == pb.DELIVERY_LATEST,
+    )
+
+
+def _analysis(request: pb.AnalyzeConfig | pb.AnalyzeFramesRequest) -> Analysis:
+    default = Options()
+    options = Options(
+        confidence_threshold=_fraction(request, "confidence_threshold", default.confidence_threshold),
+        iou_threshold=_fraction(request, "iou_threshold", default.iou_threshold),
+        max_detections=request.max_detections if request.HasField("max_detections") else default.max_detections,
+    )
+    if not 1 <= options.max_detections <= MAX_DETECTIONS:
+        raise InvalidField("max_detections", f"1..{MAX_DETECTIONS}, got {options.max_detections}")
+    return Analysis(options, tuple(request.class_names), request.include_tensors)
+
+
+def _fraction(request: pb.AnalyzeConfig | pb.AnalyzeFramesRequest, field: Any, default: float) -> float:
+    if not request.HasField(field):
+        return default
+    value: float = getattr(request, field)
+    if not 0 <= value <= 1:
+        raise InvalidField(field, f"0..1, got {value}")
+    return value
+
+
+def _picture(index: int, picture: pb.Picture) -> Picture:
+    match picture.WhichOneof("content"):
+        case "encoded":
+            return EncodedPicture(picture.encoded)
+        case "raw":
+            raw = picture.raw
+            expected = raw.width * raw.height * 3
+            if not expected or len(raw.rgb) != expected:
+                raise InvalidField(
+                    f"frames[{index}].raw.rgb",
+                    f"width x height x 3 = {raw.width} x {raw.height} x 3 bytes, got {len(raw.rgb)}",
+                )
+            return RawPicture(raw.width, raw.height, raw.rgb)
+    raise InvalidField(f"frames[{index}]", "encoded or raw to be set")
+
+
+def _response(event: Event) -> pb.AnalyzeVideoResponse:
+    match event:
+        case StartedVideo():
+            return pb.AnalyzeVideoResponse(started=_started(event))
+        case AnsweredFrame():
+            return pb.AnalyzeVideoResponse(frame=_frame(event))
+        case FinishedVideo():
+            return pb.AnalyzeVideoResponse(summary=_summary(event))
+
+
+def _started(event: StartedVideo) -> pb.Started:
+    info, version = event.info, event.model.version
+    return pb.Started(
+        container=info.container,
+        codec=info.codec,
+        width=info.width,
+        height=info.height,
+        frame_rate=info.frame_rate,
+        duration_seconds=info.duration_seconds,
+        frame_count=info.frame_count,
+        model_name=version.model_name,
+        model_version=version.version,
+    )
+
+
+def _summary(event: FinishedVideo) -> pb.Summary:
+    summary = event.summary
+    return pb.Summary(
+        frames_decoded=summary.frames_decoded,
+        frames_analyzed=sum(event.frames_per_version.values()),
+        frames_dropped=summary.frames_dropped,
+        corrupt_packets=summary.corrupt_packets,
+        frames_per_version=event.frames_per_version,
+        bytes_received=summary.bytes_received,
+        truncated=summary.truncated,
+    )
+
+
+def _frame(frame: AnsweredFrame) -> pb.FrameResult:
+    model, answer = frame.model, frame.answer
+    names = model.family.class_names
+    result = pb.FrameResult(
+        frame_index=frame.frame_index,
+        pts=frame.pts,
+        time_base=pb.Rational(numerator=frame.time_base[0], denominator=frame.time_base[1]),
+        time_seconds=frame.time_seconds,
+        width=frame.width,
+        height=frame.height,
+        model_name=model.version.model_name,
+        model_version=model.version.version,
+        model_sha256=model.sha256,
+        tensors=[_tensor(name, array) for name, array in frame.outputs.items()],
+        timings=pb.Timings(
+            decode_seconds=frame.decode_seconds,
+            prepare_seconds=frame.prepare_seconds,
+            queue_seconds=answer.queue_seconds,
+            inference_seconds=answer.inference_seconds,
+            postprocess_seconds=answer.postprocess_seconds,
+        ),
+    )
+    found = answer.detections
+    for box, score, class_id in zip(found.boxes.tolist(), found.scores.tolist(), found.class_ids.tolist(), strict=True):
+        result.detections.add(
+            box=pb.BoundingBox(x_min=box[0], y_min=box[1], x_max=box[2], y_max=box[3]),
+            class_id=class_id,
+            class_name=names[class_id],
+            score=score,
+        )
+    return result
+
+
+def _tensor(name: str, array: NDArray[Any]) -> pb.Tensor:
+    datatype = DATATYPES.get(array.dtype.name, array.dtype.name.upper())
+    little_endian = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return pb.Tensor(name=name, datatype=datatype, shape=array.shape, data=little_endian.tobytes())
+
+
+def _served(model: ServedModel) -> pb.ServedModel:
+    served = pb.ServedModel(
+        model_name=model.model_name,
+        seen_version=model.seen_version,
+        revision=model.revision,
+        state=pb.ServingState.Value(f"SERVING_STATE_{model.state}"),
+        last_error=model.last_error,
+        frames_answered=model.frames_answered,
+        frames_failed=model.frames_failed,
+        swaps=model.swaps,
+        cleared=model.cleared,
+    )
+    if model.running is not None:
+        running = model.running.model
+        served.running_version = running.version.version
+        served.running_sha256 = running.sha256
+        served.device = running.device
+        served.provider = running.provider
+        served.family = running.family.name
+        served.class_names.extend(running.family.class_names)
+    return served

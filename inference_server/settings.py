@@ -1,0 +1,130 @@
+"""Flags and environment variables of videoai-inference."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from server_kit.options import check_address, serve_options
+
+PREFIX = "VIDEOAI_INFERENCE"
+DEFAULT_LISTEN = "127.0.0.1:50052"
+DEFAULT_REGISTRY = "127.0.0.1:50051"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How an inference server is to run; see `videoai-inference --help` for the meaning of each."""
+
+    root: Path
+    registry: str
+    models: tuple[str, ...]
+    device: str
+    instance_id: str
+    state_file: Path
+    fail_without_model: bool
+    unload_cleared: bool
+    max_streams: int
+    max_batch: int
+    spool_folder: Path | None
+    max_spool_bytes: int
+    grace_seconds: float
+
+
+def _option(name: str, **attributes: Any) -> Callable[[Any], Any]:
+    envvar = attributes.pop("envvar", f"{PREFIX}_{name.removeprefix('--').replace('-', '_').upper()}")
+    return click.option(name, envvar=envvar, show_envvar=True, **attributes)
+
+
+def options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add every flag of the inference server to a click command."""
+    decorators = (
+        _option(
+            "--root",
+            envvar="VIDEOAI_ROOT",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            default=".",
+            show_default="the current folder",
+            help="Folder that holds models/.",
+        ),
+        serve_options(PREFIX, DEFAULT_LISTEN),
+        _option(
+            "--registry",
+            envvar="VIDEOAI_REGISTRY",
+            metavar="ADDR",
+            default=DEFAULT_REGISTRY,
+            show_default=True,
+            callback=check_address,
+            help="Address of the registry to follow: host:port or unix:path.",
+        ),
+        _option("--model", metavar="NAME", multiple=True, help="Model to serve; all by default. Repeatable."),
+        _option(
+            "--device",
+            default="auto",
+            show_default=True,
+            metavar="auto|cuda[:N]|cpu",
+            callback=_check_device,
+            help="Where sessions run. cuda refuses to start where they would not; auto takes CUDA where it works.",
+        ),
+        _option("--instance-id", help="Name of this server in rollouts; unique. [default: host name and a random part]"),
+        _option(
+            "--state-file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Where to remember the versions that ran, for a start without the registry."
+            " [default: ROOT/.videoai/inference-state.json]",
+        ),
+        _option("--fail-without-model", is_flag=True, help="Exit if the registry has no version in production."),
+        _option(
+            "--unload-cleared",
+            is_flag=True,
+            help="Stop serving a model that has no version in production any more, instead of going on with the last.",
+        ),
+        _option(
+            "--max-streams", type=click.IntRange(1), default=64, show_default=True, help="Videos analysed at a time."
+        ),
+        _option(
+            "--max-batch",
+            type=click.IntRange(1, 256),
+            default=8,
+            show_default=True,
+            help="Frames run together, for models with a dynamic batch dimension.",
+        ),
+        _option(
+            "--spool-folder",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="Where videos wait whose index is at their end. [default: the system's folder for temporary files]",
+        ),
+        _option(
+            "--max-spool-bytes",
+            type=click.IntRange(1),
+            default=2 * 2**30,
+            show_default=True,
+            help="Largest such video, in bytes.",
+        ),
+    )
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
+def settings(*, root: Path, model: tuple[str, ...], instance_id: str | None, state_file: Path | None, **rest: Any) -> Settings:
+    """The settings that the flags and the environment give."""
+    return Settings(
+        root=root.resolve(),
+        models=tuple(dict.fromkeys(model)),
+        instance_id=instance_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
+        state_file=state_file or root.resolve() / ".videoai" / "inference-state.json",
+        **rest,
+    )
+
+
+def _check_device(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    name, _, index = value.partition(":")
+    if value in {"auto", "cpu", "cuda"} or (name == "cuda" and index.isascii() and index.isdigit()):
+        return value
+    raise click.BadParameter(f"expected auto, cuda, cuda:N or cpu, got {value!r}", context, parameter)
