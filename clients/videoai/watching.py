@@ -130,7 +130,7 @@ def retry_reason(error: grpc.RpcError) -> str:
     """Return why the watch lost its connection; raise where connecting again will not help."""
     failure = errors.from_grpc(error)
     if isinstance(failure, FATAL):
-        raise failure from error
+        raise failure from None
     return f"{failure.code.name}: {failure.details}"
 
 

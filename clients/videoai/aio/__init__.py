@@ -1,5 +1,6 @@
 """The asyncio clients."""
 
+from videoai.aio.inference import InferenceClient
 from videoai.aio.registry import RegistryClient
 
-__all__ = ["RegistryClient"]
+__all__ = ["InferenceClient", "RegistryClient"]

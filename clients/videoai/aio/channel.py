@@ -58,4 +58,4 @@ class Client:
         try:
             return await method(request, timeout=self._timeout if timeout_seconds is None else timeout_seconds)
         except grpc.RpcError as error:
-            raise errors.from_grpc(error) from error
+            raise errors.from_grpc(error) from None

@@ -1,0 +1,159 @@
+"""Requests and results of analysis, for the sync and the asyncio clients alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, TypedDict, cast
+
+from videoai import errors
+from videoai.channels import CHUNK_BYTES
+from videoai.inference.v1 import inference_pb2
+
+Response = inference_pb2.AnalyzeVideoResponse
+Request = inference_pb2.AnalyzeVideoRequest
+
+
+class FrameOptions(TypedDict, total=False):
+    """What may be reported; the defaults are the server's."""
+
+    confidence_threshold: float  # lowest score reported, 0..1
+    iou_threshold: float  # boxes of a class that overlap a better one by more are suppressed, 0..1
+    max_detections: int  # at most so many for a picture, best first, 1..10000
+    class_names: Sequence[str]  # only these
+    include_tensors: bool  # also return the raw outputs
+
+
+class VideoOptions(FrameOptions, total=False):
+    """Which frames of a video to analyse, and what may be reported."""
+
+    stride: int  # every n-th decoded frame, >= 1
+    frames_per_second: float  # at most so many for a second of video, > 0; not together with stride
+    start_seconds: float  # leave out frames before, >= 0
+    end_seconds: float  # leave out frames at or after, > start_seconds
+    max_frames: int  # stop after so many; 0 = no limit
+    delivery: inference_pb2.Delivery.ValueType
+
+
+class PixelArray(Protocol):
+    """What is needed of a numpy array, H x W x 3, uint8, RGB."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> object: ...
+    def tobytes(self) -> bytes: ...
+
+
+class Readable(Protocol):
+    """What is needed of a file opened for reading bytes."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+PictureSource = bytes | PixelArray
+VideoSource = str | os.PathLike[str] | bytes | Readable | Iterable[bytes]
+
+
+class Progress:
+    """What a running analysis has told about itself so far."""
+
+    def __init__(self) -> None:
+        self.started: inference_pb2.Started | None = None
+        self.summary: inference_pb2.Summary | None = None
+
+    def take(self, response: Response) -> inference_pb2.FrameResult | None:
+        """Return the frame that `response` carries; keep anything else."""
+        match response.WhichOneof("result"):
+            case "frame":
+                return response.frame
+            case "started":
+                self.started = response.started
+            case "summary":
+                self.summary = response.summary
+        return None
+
+    def check_complete(self) -> None:
+        if self.summary is None:
+            raise errors.Internal("the server ended the results without a summary")
+
+
+class Analysis:
+    """Results of one video: iterate for the frames."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    @property
+    def started(self) -> inference_pb2.Started:
+        """What was recognised of the video; there from the first frame on, before that RuntimeError."""
+        if self._progress.started is None:
+            raise RuntimeError("started: the server has not yet recognised the video, read the first frame first")
+        return self._progress.started
+
+    @property
+    def summary(self) -> inference_pb2.Summary:
+        """Totals; there after the last frame, before that RuntimeError."""
+        if self._progress.summary is None:
+            raise RuntimeError("summary: the analysis has not ended, read all frames first")
+        return self._progress.summary
+
+
+def video_config(model_name: str, options: VideoOptions) -> Request:
+    """Return the first message of an upload."""
+    if "stride" in options and "frames_per_second" in options:
+        raise ValueError("stride, frames_per_second: expected at most one of them, got both")
+    return Request(config=inference_pb2.AnalyzeConfig(model_name=model_name, **options))
+
+
+def chunk(data: bytes) -> Request:
+    """Return one further message of an upload."""
+    return Request(chunk=data)
+
+
+def chunks(source: VideoSource) -> Iterator[bytes]:
+    """Yield the bytes of `source` in pieces that fit into one message."""
+    if isinstance(source, str | os.PathLike):
+        with Path(source).open("rb") as file:
+            yield from _read(file)
+    elif isinstance(source, bytes):
+        yield from pieces(source)
+    elif isinstance(source, Iterable) and not hasattr(source, "read"):
+        for data in source:
+            yield from pieces(data)
+    else:
+        yield from _read(cast("Readable", source))
+
+
+def pieces(data: bytes) -> Iterator[bytes]:
+    """Cut `data` into pieces that fit into one message; nothing for nothing."""
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"source: expected bytes, got {type(data).__name__}")
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield bytes(data[start : start + CHUNK_BYTES])
+
+
+def _read(file: Readable) -> Iterator[bytes]:
+    while data := file.read(CHUNK_BYTES):
+        yield from pieces(data)
+
+
+def frames_request(
+    pictures: Sequence[PictureSource], model_name: str, options: FrameOptions
+) -> inference_pb2.AnalyzeFramesRequest:
+    """Return the request for `pictures`: JPEG or PNG files as bytes, or arrays H x W x 3 of uint8, RGB."""
+    frames = [_picture(source, index) for index, source in enumerate(pictures)]
+    return inference_pb2.AnalyzeFramesRequest(model_name=model_name, frames=frames, **options)
+
+
+def _picture(source: PictureSource, index: int) -> inference_pb2.Picture:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return inference_pb2.Picture(encoded=bytes(source))
+    shape, dtype = tuple(source.shape), str(source.dtype)
+    if len(shape) != 3 or shape[2] != 3 or dtype != "uint8":
+        raise ValueError(
+            f"pictures[{index}]: expected H x W x 3 of uint8, got {' x '.join(map(str, shape))} of {dtype}"
+        )
+    height, width, _ = shape
+    return inference_pb2.Picture(raw=inference_pb2.RawPicture(width=width, height=height, rgb=source.tobytes()))

@@ -1,0 +1,61 @@
+"""What both synchronous clients stand on: one channel, its life, and unary calls that raise the errors of videoai."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import grpc
+
+from videoai import channels, errors, health
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class Client:
+    """A context manager around one channel; several threads may share it."""
+
+    def __init__(self, address: str, *, timeout_seconds: float = 10.0) -> None:
+        """Connect, when first used, to `address`: "host:port" or "unix:path".
+
+        `timeout_seconds` bounds each call that has one answer, retries included.
+        """
+        self.address = address
+        self._timeout = timeout_seconds
+        self._channel = grpc.insecure_channel(channels.target(address), options=channels.options())
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """Close the channel; calls that still run are cancelled, watches end."""
+        self._closed.set()
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def health(self, service: str = "") -> str:
+        """Return what the server says of itself, or of one of its services: "SERVING", "NOT_SERVING", ..."""
+        method = self._channel.unary_unary(
+            health.METHOD, request_serializer=health.request, response_deserializer=health.status
+        )
+        return self._call(method, service)
+
+    def _call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        timeout_seconds: float | None = None,
+    ) -> Response:
+        try:
+            return method(request, timeout=self._timeout if timeout_seconds is None else timeout_seconds)
+        except grpc.RpcError as error:
+            raise errors.from_grpc(error) from None

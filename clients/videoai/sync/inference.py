@@ -1,0 +1,127 @@
+"""The synchronous client of the inference server."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Self, Unpack
+
+import grpc
+
+from videoai import analysis, errors
+from videoai.analysis import Analysis, Progress
+from videoai.inference.v1 import inference_pb2, inference_pb2_grpc
+from videoai.sync.channel import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Sequence
+    from types import TracebackType
+
+    from videoai.analysis import FrameOptions, PictureSource, VideoOptions, VideoSource
+
+    Method = grpc.StreamStreamMultiCallable[analysis.Request, analysis.Response]
+
+
+class VideoAnalysis(Analysis):
+    """Results of one video: iterate for the frames. Leaving `with`, or dropping it, cancels what still runs."""
+
+    def __init__(self, frames: Generator[inference_pb2.FrameResult], progress: Progress) -> None:
+        super().__init__(progress)
+        self._frames = frames
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> inference_pb2.FrameResult:
+        return next(self._frames)
+
+    def close(self) -> None:
+        """Cancel the analysis if it still runs."""
+        self._frames.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class InferenceClient(Client):
+    """The inference server: video or pictures in, boxes out. Methods raise the errors of videoai.errors."""
+
+    def __init__(self, address: str = "127.0.0.1:50052", *, timeout_seconds: float = 10.0) -> None:
+        super().__init__(address, timeout_seconds=timeout_seconds)
+        self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
+
+    def analyze_video(
+        self, source: VideoSource, model_name: str = "", **options: Unpack[VideoOptions]
+    ) -> VideoAnalysis:
+        """Send an encoded video and iterate over its frames' results, which come while it is still being sent.
+
+        `source`: a path, a file opened for reading bytes, the bytes themselves, or an iterable of bytes. `model_name`
+        may be empty if the server serves exactly one. Nothing is sent before the first frame is asked for. What
+        `source` raises is raised here as it is.
+        """
+        progress = Progress()
+        config = analysis.video_config(model_name, options)
+        return VideoAnalysis(_frames(self._stub.AnalyzeVideo, config, source, progress), progress)
+
+    def analyze_frames(
+        self,
+        pictures: Sequence[PictureSource],
+        model_name: str = "",
+        *,
+        timeout_seconds: float = 60.0,
+        **options: Unpack[FrameOptions],
+    ) -> list[inference_pb2.FrameResult]:
+        """Analyse 1..64 pictures: JPEG or PNG files as bytes, or arrays H x W x 3 of uint8, RGB. Same order out."""
+        request = analysis.frames_request(pictures, model_name, options)
+        return list(self._call(self._stub.AnalyzeFrames, request, timeout_seconds).results)
+
+    def serving_state(self) -> inference_pb2.GetServingStateResponse:
+        """Return what the server runs, on what, and how far it has come with what the registry told it."""
+        return self._call(self._stub.GetServingState, inference_pb2.GetServingStateRequest())
+
+
+class _Upload:
+    """The requests of one call; gRPC takes them in a thread of its own."""
+
+    def __init__(self, config: analysis.Request, source: VideoSource) -> None:
+        self._config = config
+        self._source = source
+        self._cancel: Future[Callable[[], object]] = Future()
+        self.failure: Exception | None = None
+
+    def bind(self, cancel: Callable[[], object]) -> None:
+        """Say how to cancel the call that this upload belongs to."""
+        self._cancel.set_result(cancel)
+
+    def requests(self) -> Iterator[analysis.Request]:
+        """Yield everything. If the source raises, keep that for the reader and cancel: the rest is not coming."""
+        yield self._config
+        try:
+            for data in analysis.chunks(self._source):
+                yield analysis.chunk(data)
+        except Exception as error:  # noqa: BLE001 - raised again where the results are read
+            self.failure = error
+            self._cancel.result()()
+
+
+def _frames(
+    method: Method, config: analysis.Request, source: VideoSource, progress: Progress
+) -> Generator[inference_pb2.FrameResult]:
+    upload = _Upload(config, source)
+    call = method(upload.requests())
+    upload.bind(call.cancel)
+    try:
+        for response in call:
+            frame = progress.take(response)
+            if frame is not None:
+                yield frame
+    except grpc.RpcError as error:
+        raise upload.failure or errors.from_grpc(error) from None
+    else:
+        progress.check_complete()
+    finally:
+        call.cancel()
