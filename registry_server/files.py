@@ -1,0 +1,44 @@
+"""The file operations that the storage is built on, one small step each, so that a test can fail any of them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class Files:
+    """Thin names for system calls; every method may raise OSError."""
+
+    def read(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+    def stat(self, path: Path) -> os.stat_result:
+        return path.stat()
+
+    def create(self, path: Path) -> int:
+        """A new file, open for writing; fails if there is one already."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def chmod(self, descriptor: int, mode: int) -> None:
+        os.fchmod(descriptor, mode)
+
+    def chown(self, descriptor: int, user: int, group: int) -> None:
+        os.fchown(descriptor, user, group)
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        return os.write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        os.fsync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+    def replace(self, source: Path, target: Path) -> None:
+        source.replace(target)
+
+    def remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def open_folder(self, path: Path) -> int:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,0 +1,102 @@
+"""Which version was in production when: the bounded record behind rollback and repeated requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from registry_server.document import Raw
+from registry_server.entry import InvalidEntry, as_text, check_name, is_integer, read_timestamp
+from registry_server.errors import InvalidField
+
+MAX_RECORDS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """One change of production. `previous` and `version` are 0 where no version was or is in production."""
+
+    raw: Raw
+    model_name: str
+    previous: int
+    version: int
+    revision: int
+    request_id: str
+
+
+History = tuple[Activation, ...]
+"""Oldest first."""
+
+
+def read_activation(raw: object) -> Activation:
+    """Check a record of the file and return the view of it. Raises InvalidEntry."""
+    if not isinstance(raw, dict):
+        raise InvalidEntry((), "history: expected an object that describes one activation")
+    try:
+        model_name = check_name(raw.get("model_name"))
+    except InvalidField as error:
+        raise InvalidEntry(("model_name",), str(error)) from None
+    for key in ("from", "to", "revision"):
+        if not is_integer(raw.get(key)) or raw[key] < 0:
+            raise InvalidEntry((key,), str(InvalidField(key, "a whole number >= 0", raw.get(key))))
+    if not isinstance(raw.get("request_id", ""), str):
+        raise InvalidEntry(("request_id",), str(InvalidField("request_id", "a string", raw["request_id"])))
+    read_timestamp(raw, "timestamp")
+    return Activation(raw, model_name, raw["from"], raw["to"], raw["revision"], raw.get("request_id", ""))
+
+
+def activation(
+    model_name: str, previous: int, version: int, *, moment: datetime, revision: int, request_id: str = ""
+) -> Activation:
+    """A new record."""
+    raw: dict[str, Any] = {
+        "model_name": model_name,
+        "from": previous,
+        "to": version,
+        "timestamp": as_text(moment),
+        "revision": revision,
+    }
+    if request_id:
+        raw["request_id"] = request_id
+    return Activation(raw, model_name, previous, version, revision, request_id)
+
+
+def extend(history: History, records: Iterable[Activation], limit: int = MAX_RECORDS) -> History:
+    """Append, then drop the oldest beyond `limit`; the newest record of each model always stays."""
+    full = (*history, *records)
+    surplus = len(full) - limit
+    if surplus <= 0:
+        return full
+    newest = {record.model_name: index for index, record in enumerate(full)}
+    kept = []
+    for index, record in enumerate(full):
+        if surplus > 0 and newest[record.model_name] != index:
+            surplus -= 1
+        else:
+            kept.append(record)
+    return tuple(kept)
+
+
+def find_request(history: Sequence[Activation], request_id: str) -> Activation | None:
+    """The change that was made with this request_id."""
+    return next((record for record in reversed(history) if record.request_id == request_id), None)
+
+
+def last_of(history: Sequence[Activation], model_name: str) -> Activation | None:
+    """The newest record of a model."""
+    return next((record for record in reversed(history) if record.model_name == model_name), None)
+
+
+def before(history: Sequence[Activation], model_name: str, present: int) -> int:
+    """The version that was in production before `present`; 0 if none is known."""
+    last = last_of(history, model_name)
+    if last is None:
+        return 0
+    return last.previous if last.version == present else last.version
+
+
+def highest_version(history: Sequence[Activation], model_name: str) -> int:
+    """The highest version of a model that was ever recorded, so that no number is given out twice."""
+    return max((max(r.previous, r.version) for r in history if r.model_name == model_name), default=0)

@@ -1,0 +1,177 @@
+"""The catalog as one JSON file that a person can read and edit.
+
+A reader sees the old file or the new one, never a mix. A change is durable before it is acknowledged: new file in the
+same folder, all bytes written, fsync, rename over the old one, fsync of the folder. Processes take turns through a lock
+file beside it; the lock file stays, for removing it would let two of them in.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from filelock import FileLock, Timeout
+
+from registry_server import document, lineage
+from registry_server.catalog import Catalog, InvalidDocument
+from registry_server.errors import CommitUncertain, RegistryFileInvalid, StorageUnavailable
+from registry_server.files import Files
+from registry_server.storage import Step
+
+LOCK_POLL_SECONDS = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was last read or written. `data` is None while there is no file."""
+
+    data: bytes | None
+    catalog: Catalog
+
+
+class JsonFileStorage:
+    """`Storage` over a JSON file; see docs/registry-file.md. A file that does not exist yet is an empty catalog."""
+
+    def __init__(self, path: Path, *, lock_timeout_seconds: float = 5.0, files: Files | None = None) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.tmp")
+        self._timeout = lock_timeout_seconds
+        self._files = files or Files()
+        self._here = threading.Lock()
+        self._beyond = FileLock(
+            f"{path}.lock", poll_interval=LOCK_POLL_SECONDS, thread_local=True, fallback_to_soft=False
+        )
+        self._seen: _Seen | None = None
+
+    def load(self) -> Catalog:
+        seen = self._seen
+        data = self._read()
+        if seen is not None and data == seen.data:
+            return seen.catalog
+        if data is None:
+            if seen is not None and seen.data is not None:
+                raise RegistryFileInvalid(str(self._path), 0, 0, "the file is gone; put it back to go on")
+            catalog = Catalog.empty()
+        else:
+            catalog = self._parse(data)
+        self._seen = _Seen(data, catalog)
+        return catalog
+
+    def transact(self, step: Step) -> Catalog:
+        with self._locked():
+            before = self.load()
+            after = step(before)
+            if after is not before:
+                data = document.dump(after.document)
+                self._replace(data)
+                self._seen = _Seen(data, after)
+            return after
+
+    def recover(self) -> None:
+        if os.path.lexists(self._temporary):
+            with self._locked(), self._explained("clear"):
+                self._files.remove(self._temporary)
+
+    def _read(self) -> bytes | None:
+        try:
+            return self._files.read(self._path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageUnavailable(f"cannot read {self._path}: {error.strerror}") from error
+
+    def _parse(self, data: bytes) -> Catalog:
+        try:
+            catalog = Catalog.read(document.parse(data))
+            lineage.read_stamp(catalog)
+        except document.MalformedText as error:
+            raise RegistryFileInvalid(str(self._path), error.line, error.column, error.reason) from None
+        except InvalidDocument as error:
+            line, column = document.locate(document.decode(data), error.where)
+            raise RegistryFileInvalid(str(self._path), line, column, error.reason) from None
+        return catalog
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Exclude the other threads, then the other processes. Raises StorageUnavailable after the timeout."""
+        deadline = monotonic() + self._timeout
+        if not self._here.acquire(timeout=self._timeout):
+            raise StorageUnavailable(f"another change has held the registry for {self._timeout:g} s")
+        try:
+            self._acquire_file(max(deadline - monotonic(), 0))
+            try:
+                yield
+            finally:
+                self._beyond.release()
+        finally:
+            self._here.release()
+
+    def _acquire_file(self, timeout: float) -> None:
+        try:
+            self._beyond.acquire(timeout=timeout)
+        except Timeout:
+            raise StorageUnavailable(
+                f"another process has held {self._beyond.lock_file} for {self._timeout:g} s; nothing was changed"
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            raise StorageUnavailable(f"cannot lock {self._beyond.lock_file}: {error}") from error
+
+    def _replace(self, data: bytes) -> None:
+        try:
+            with self._explained("write"):
+                self._files.remove(self._temporary)  # left by a crash, or by nobody: the lock is ours
+                self._write(data)
+                self._files.replace(self._temporary, self._path)
+        except BaseException:
+            with suppress(OSError):
+                self._files.remove(self._temporary)
+            raise
+        try:
+            self._sync_folder()
+        except OSError as error:
+            self._seen = None
+            raise CommitUncertain(
+                f"{self._path} holds the change, but may lose it in a power cut: {error.strerror}"
+            ) from error
+
+    def _write(self, data: bytes) -> None:
+        descriptor = self._files.create(self._temporary)
+        try:
+            self._take_after_target(descriptor)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._files.write(descriptor, rest) :]
+            self._files.sync(descriptor)
+        finally:
+            self._files.close(descriptor)
+
+    def _take_after_target(self, descriptor: int) -> None:
+        """Mode and owner of the file that is to be replaced; the owner as far as the system lets us."""
+        try:
+            target = self._files.stat(self._path)
+        except FileNotFoundError:
+            return
+        if (target.st_uid, target.st_gid) != (os.geteuid(), os.getegid()):
+            with suppress(PermissionError):
+                self._files.chown(descriptor, target.st_uid, target.st_gid)
+        self._files.chmod(descriptor, stat.S_IMODE(target.st_mode))
+
+    def _sync_folder(self) -> None:
+        folder = self._files.open_folder(self._path.parent)
+        try:
+            self._files.sync(folder)
+        finally:
+            self._files.close(folder)
+
+    @contextmanager
+    def _explained(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageUnavailable(f"cannot {action} {self._path}: {error.strerror}; nothing was changed") from error

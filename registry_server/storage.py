@@ -1,0 +1,51 @@
+"""Where the catalog lives between two changes.
+
+A storage hands out the stored catalog and replaces it, one change at a time, durably. The registry knows nothing else
+about it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from registry_server.catalog import Catalog
+
+Step = Callable[[Catalog], Catalog]
+"""Makes the next catalog; returns the very one it was given to change nothing."""
+
+
+class Storage(Protocol):
+    """Every method may block and be called from any thread, and raises StorageUnavailable or RegistryFileInvalid."""
+
+    def load(self) -> Catalog:
+        """The stored catalog. The same object as before if nothing has changed since."""
+
+    def transact(self, step: Step) -> Catalog:
+        """Apply `step` to the stored catalog and return what is stored afterwards, once it is durable.
+
+        No other change, by this process or another, comes between. If `step` raises, nothing changes.
+        """
+
+    def recover(self) -> None:
+        """Clear away what a crash may have left."""
+
+
+class MemoryStorage:
+    """A storage that forgets everything when the process ends."""
+
+    def __init__(self, catalog: Catalog | None = None) -> None:
+        self._catalog = catalog or Catalog.empty()
+        self._lock = threading.Lock()
+
+    def load(self) -> Catalog:
+        return self._catalog
+
+    def transact(self, step: Step) -> Catalog:
+        with self._lock:
+            self._catalog = step(self._catalog)
+            return self._catalog
+
+    def recover(self) -> None:
+        """Nothing can be left."""
