@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,12 +29,14 @@ class Announcement:
 class StateFile:
     """Remembers the last version applied of each model.
 
-    The file only saves a wait: where it cannot be read or written the server says so in the log and goes on.
+    The file only saves a wait: where it cannot be read or written the server says so in the log and goes on. Methods
+    block, and may be called from any thread.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[str, Announcement] = {}
+        self._lock = threading.Lock()
 
     def load(self) -> list[Announcement]:
         """What the file remembers; nothing where there is none or it cannot be read."""
@@ -48,13 +51,15 @@ class StateFile:
 
     def remember(self, applied: Announcement) -> None:
         """Write down that a version was applied."""
-        self._known[applied.version.model_name] = applied
-        self._write()
+        with self._lock:
+            self._known[applied.version.model_name] = applied
+            self._write()
 
     def forget(self, model_name: str) -> None:
         """Write down that a model is not to be served any more."""
-        if self._known.pop(model_name, None):
-            self._write()
+        with self._lock:
+            if self._known.pop(model_name, None):
+                self._write()
 
     def _write(self) -> None:
         try:
@@ -86,5 +91,3 @@ def _replace(path: Path, content: object) -> None:
         with suppress(OSError):
             Path(temporary).unlink()
         raise
-
-
