@@ -6,13 +6,13 @@ from functools import partial
 from typing import Any
 
 import click
-from server_kit import logs
-from server_kit.app import ServeOptions, run
 from videoai.environment import reject_unknown
 
 from inference_server import settings
 from inference_server.server import inference_server
 from inference_server.service import ERROR_CODES, SERVICE
+from server_kit import logs
+from server_kit.app import ServeOptions, run
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

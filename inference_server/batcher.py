@@ -19,7 +19,7 @@ from inference_server.engine import LoadedModel
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a version made of one frame, and how long that took (seconds; `inference_seconds` is for the whole batch)."""
+    """What a version made of one frame, and how long that took; `inference_seconds` is for the whole batch."""
 
     detections: Detections
     outputs: Mapping[str, NDArray[Any]]
@@ -55,7 +55,7 @@ class Batcher:
         self._task = asyncio.create_task(self._run(), name=f"batcher {model.version.model_name}")
 
     async def submit(self, pixels: NDArray[Any], placement: Placement, options: Options) -> Answer:
-        """Answer one frame. `pixels` must stay as they are until this ends; when cancelled, it ends when they are not in use."""
+        """Answer one frame. `pixels` must stay as they are until this ends, also when it is cancelled."""
         job = Job(pixels, placement, options, asyncio.get_running_loop().create_future())
         self._queue.append(job)
         self._wake.set()
@@ -63,7 +63,7 @@ class Batcher:
             return await asyncio.shield(job.answer)
         except asyncio.CancelledError:
             if job.taken:
-                await asyncio.wait((job.answer,))
+                await asyncio.wait((job.answer,))  # the session is reading the pixels
             else:
                 job.answer.cancel()
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from inference_server.video import (
 class Analysis:
     """What is asked of every frame: thresholds, classes by name (none = all), and whether raw outputs are wanted."""
 
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     class_names: tuple[str, ...] = ()
     include_tensors: bool = False
 
@@ -46,7 +46,7 @@ class Analysis:
             raise RawTensorsOnly(_name(model))
 
     def options_for(self, model: LoadedModel) -> Options:
-        """The options with class names turned into the version's class ids; names that a later version lacks match nothing."""
+        """The options with the version's class ids; names that a later version lacks match nothing."""
         if not self.class_names:
             return self.options
         wanted = {index for index, name in enumerate(model.family.class_names) if name in self.class_names}
@@ -119,7 +119,10 @@ class Pipeline:
         self._streams.add(stream)
         metrics.STREAMS.inc()
         try:
-            async with await self._pool.open(request, stream.target) as decoded, aclosing(stream.run(decoded, chunks)) as events:
+            async with (
+                await self._pool.open(request, stream.target) as decoded,
+                aclosing(stream.run(decoded, chunks)) as events,
+            ):
                 async for event in events:
                     yield event
         finally:
@@ -220,7 +223,7 @@ class _Stream:
             previous.release()
 
     async def _read(self, decoded: DecodedStream) -> None:
-        """Send every frame to its version as soon as it is prepared; the decoder's slots bound how many are on the way."""
+        """Send every frame to its version once it is prepared; the decoder's slots bound how many are on the way."""
         info = await decoded.started()
         self._ready.put_nowait(StartedVideo(info, self._leases[max(self._leases)].running.model))
         async for frame in decoded:

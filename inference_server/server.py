@@ -9,8 +9,6 @@ from functools import partial
 
 import grpc
 import structlog
-from server_kit.health import Health
-from server_kit.startup import StartupError
 from videoai.aio import RegistryClient
 from videoai.inference.v1 import inference_pb2_grpc
 
@@ -23,6 +21,8 @@ from inference_server.settings import Settings
 from inference_server.state import StateFile
 from inference_server.video import DecoderPool, DecoderSettings
 from inference_server.watcher import Watcher
+from server_kit.health import Health
+from server_kit.startup import StartupError
 
 log = structlog.get_logger(__name__)
 

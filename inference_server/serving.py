@@ -116,6 +116,14 @@ class ServedModel:
         if before is not None:
             before.retire()
 
+    def unload(self) -> None:
+        """Stop answering; the version that ran is freed once its last frame is answered."""
+        before, self.running = self.running, None
+        self.state = State.WAITING
+        _show_running(before, value=0)
+        if before is not None:
+            before.retire()
+
     async def successor(self, of: Running) -> Running:
         """Wait until another version than `of` runs, and return it."""
         while self.running is None or self.running is of:
@@ -124,9 +132,9 @@ class ServedModel:
 
     async def close(self) -> None:
         """Stop serving and free the running version; nothing may hold it any more."""
-        running, self.running = self.running, None
+        running = self.running
+        self.unload()
         if running is not None:
-            running.retire()
             await running.freed.wait()
         self.executor.shutdown(wait=False)
 

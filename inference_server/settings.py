@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from server_kit.options import check_address, serve_options
 
 PREFIX = "VIDEOAI_INFERENCE"
@@ -71,7 +72,9 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             callback=_check_device,
             help="Where sessions run. cuda refuses to start where they would not; auto takes CUDA where it works.",
         ),
-        _option("--instance-id", help="Name of this server in rollouts; unique. [default: host name and a random part]"),
+        _option(
+            "--instance-id", help="Name of this server in rollouts; unique. [default: host name and a random part]"
+        ),
         _option(
             "--state-file",
             type=click.Path(dir_okay=False, path_type=Path),
@@ -112,7 +115,9 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def settings(*, root: Path, model: tuple[str, ...], instance_id: str | None, state_file: Path | None, **rest: Any) -> Settings:
+def settings(
+    *, root: Path, model: tuple[str, ...], instance_id: str | None, state_file: Path | None, **rest: Any
+) -> Settings:
     """The settings that the flags and the environment give."""
     return Settings(
         root=root.resolve(),
