@@ -3,6 +3,8 @@
 Every entry keeps its raw object, so unknown keys, at every level, and the order of keys survive each change.
 """
 
+# ruff: noqa: N818 - each name says what happened.
+
 from __future__ import annotations
 
 import hashlib

@@ -1,5 +1,7 @@
 """The registry file as text: strict JSON in, readable JSON out, and where in the text a value stands."""
 
+# ruff: noqa: N818 - each name says what happened.
+
 from __future__ import annotations
 
 import json

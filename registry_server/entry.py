@@ -1,5 +1,7 @@
 """One version of one model: a checked view over the entry as it stands in the registry file."""
 
+# ruff: noqa: N818 - each name says what happened.
+
 from __future__ import annotations
 
 import math

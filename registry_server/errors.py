@@ -20,8 +20,11 @@ RegistryError
 │   └── RegistryFileInvalid    the registry file holds an edit that cannot be read; file, line, column
 ├── StorageUnavailable         the storage cannot be reached or written now
 │   └── CommitUncertain        the new state is in place, but may not survive a power cut
+├── NotOffered                 a call that this release does not implement
 └── TooManyWatchers            the subscriber limit is reached
 """
+
+# ruff: noqa: N818 - each name says what happened.
 
 from __future__ import annotations
 
@@ -138,10 +141,12 @@ class NothingToRollBack(Refused):
 
 
 class UnknownInstance(Refused):
-    """A report came from a replica that is not watching; it should watch again and then repeat its report."""
+    """A report came from a replica that is not watching the model; it should watch again and then repeat its report."""
 
-    def __init__(self, instance_id: str) -> None:
-        super().__init__(f"instance_id: no live watch of instance {_brief(instance_id)}; watch first, then report")
+    def __init__(self, instance_id: str, model_name: str) -> None:
+        super().__init__(
+            f"instance_id: no live watch of {_brief(instance_id)} follows model {model_name!r}; watch, then report"
+        )
 
 
 class RegistryFileInvalid(Refused):
@@ -159,6 +164,13 @@ class StorageUnavailable(RegistryError):
 
 class CommitUncertain(StorageUnavailable):
     """The new state is in place, but whether it survives a power cut is not known."""
+
+
+class NotOffered(RegistryError):
+    """The call is part of the contract, but this release does not answer it."""
+
+    def __init__(self, call: str, instead: str) -> None:
+        super().__init__(f"{call} is not implemented in this release; {instead}")
 
 
 class TooManyWatchers(RegistryError):

@@ -69,10 +69,10 @@ def extend(history: History, records: Iterable[Activation], limit: int = MAX_REC
     surplus = len(full) - limit
     if surplus <= 0:
         return full
-    newest = {record.model_name: index for index, record in enumerate(full)}
+    last = {record.model_name: index for index, record in enumerate(full)}
     kept = []
     for index, record in enumerate(full):
-        if surplus > 0 and newest[record.model_name] != index:
+        if surplus > 0 and last[record.model_name] != index:
             surplus -= 1
         else:
             kept.append(record)
@@ -84,14 +84,14 @@ def find_request(history: Sequence[Activation], request_id: str) -> Activation |
     return next((record for record in reversed(history) if record.request_id == request_id), None)
 
 
-def last_of(history: Sequence[Activation], model_name: str) -> Activation | None:
-    """The newest record of a model."""
-    return next((record for record in reversed(history) if record.model_name == model_name), None)
+def newest(history: Sequence[Activation]) -> dict[str, Activation]:
+    """The newest record of each model."""
+    return {record.model_name: record for record in history}
 
 
 def before(history: Sequence[Activation], model_name: str, present: int) -> int:
     """The version that was in production before `present`; 0 if none is known."""
-    last = last_of(history, model_name)
+    last = newest(history).get(model_name)
     if last is None:
         return 0
     return last.previous if last.version == present else last.version

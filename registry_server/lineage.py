@@ -55,23 +55,28 @@ def follow(state: State, source: Catalog, now: datetime) -> State:
     stamp, seen = read_stamp(source), read_stamp(state.source)
     if stamp is not None and stamp.registry_uid != state.registry_uid:
         return _other(state, source, stamp)
-    if stamp is None or (not stamp.intact and stamp.revision == (seen.revision if seen else 0)):
+    if stamp is None or (not stamp.intact and stamp.revision == (seen.revision if seen else None)):
         return _edited(state, source, state.revision + 1, now)
     if stamp.revision <= state.revision:  # an older copy was put back
         return _leave(state, _new_uid(source, stamp))
     return _edited(state, source, stamp.revision + (not stamp.intact), now)
 
 
-def written(state: State, catalog: Catalog, revision: int) -> State:
-    """The state that a write brings about: the catalog, stamped."""
+def advanced(state: State, catalog: Catalog) -> State:
+    """The state after one more change, not yet written."""
+    return replace(state, revision=state.revision + 1, catalog=catalog)
+
+
+def written(state: State) -> State:
+    """The same state with its catalog stamped, as it is to be stored."""
     stamp = {
-        **_mapping(catalog.rest.get(STAMP)),
+        **_mapping(state.catalog.rest.get(STAMP)),
         "registry_uid": state.registry_uid,
-        "revision": revision,
-        "digest": catalog.content_digest,
+        "revision": state.revision,
+        "digest": state.catalog.content_digest,
     }
-    stamped = catalog.with_rest(STAMP, stamp)
-    return replace(state, revision=revision, catalog=stamped, source=stamped)
+    stamped = state.catalog.with_rest(STAMP, stamp)
+    return replace(state, catalog=stamped, source=stamped)
 
 
 def read_stamp(catalog: Catalog) -> Stamp | None:
@@ -82,8 +87,8 @@ def read_stamp(catalog: Catalog) -> Stamp | None:
     uid, revision = raw.get("registry_uid"), raw.get("revision")
     if not isinstance(uid, str) or not uid:
         raise InvalidDocument((STAMP,), "videoai: expected an object with a registry_uid; delete it to begin anew")
-    if not is_integer(revision) or not 0 <= revision < 2**62:
-        raise InvalidDocument((STAMP, "revision"), "revision: expected a whole number >= 0")
+    if not is_integer(revision) or not 1 <= revision < 2**62:
+        raise InvalidDocument((STAMP, "revision"), "revision: expected a whole number >= 1")
     return Stamp(uid, revision, raw.get("digest") == catalog.content_digest)
 
 
@@ -106,17 +111,18 @@ def _edited(state: State, source: Catalog, revision: int, now: datetime) -> Stat
 
 
 def _unrecorded(old: Catalog, new: Catalog, revision: int, now: datetime) -> Iterator[history.Activation]:
+    newest = history.newest(new.history)
     for name in sorted({*old.in_production, *new.in_production}):
         before, after = (
             entry.version if entry else 0 for entry in (old.in_production.get(name), new.in_production.get(name))
         )
-        last = history.last_of(new.history, name)
+        last = newest.get(name)
         if before != after and (last is None or last.version != after):
             yield history.activation(name, before, after, moment=now, revision=revision)
 
 
 def _new_uid(source: Catalog, stamp: Stamp | None) -> State:
-    return State(str(uuid.uuid4()), stamp.revision if stamp else 0, source, source)
+    return State(str(uuid.uuid4()), stamp.revision if stamp else 1, source, source)
 
 
 def _mapping(value: object) -> dict[str, object]:

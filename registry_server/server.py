@@ -1,0 +1,71 @@
+"""The registry server put together: one tree of what lives as long as what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+import grpc
+import structlog
+from videoai.registry.v1 import registry_pb2_grpc
+
+from registry_server.artifacts import MODELS_FOLDER, ArtifactFolder
+from registry_server.errors import RegistryError
+from registry_server.follow import follow_file
+from registry_server.json_storage import JsonFileStorage
+from registry_server.registry import open_registry
+from registry_server.rollout import Rollouts
+from registry_server.service import RegistryService
+from registry_server.settings import Settings
+from registry_server.watch import WatchHub
+from server_kit.health import Health
+from server_kit.startup import StartupError
+
+log = structlog.get_logger(__name__)
+
+FILE_NAME = "registry.json"
+
+
+@asynccontextmanager
+async def registry_server(settings: Settings, server: grpc.aio.Server, health: Health) -> AsyncIterator[None]:
+    """Serve the registry of `settings.root` until left. Raises StartupError where it cannot be read."""
+    folder = settings.root / MODELS_FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StartupError(f"--root {settings.root}: cannot create {MODELS_FOLDER}/: {error.strerror}") from error
+    storage = JsonFileStorage(folder / FILE_NAME, lock_timeout_seconds=settings.lock_timeout)
+    async with AsyncExitStack() as stack:
+        try:
+            registry = await stack.enter_async_context(open_registry(storage, ArtifactFolder(settings.root)))
+        except RegistryError as error:
+            raise StartupError(str(error)) from error
+        hub = WatchHub(registry.state, max_watchers=settings.max_watchers, heartbeat_seconds=settings.heartbeat_seconds)
+        registry.listen(hub.publish)
+        await stack.enter_async_context(_running(follow_file(registry, folder / FILE_NAME)))
+        await stack.enter_async_context(_running(_close_when_draining(hub, health)))
+        service = RegistryService(registry, hub, Rollouts())
+        registry_pb2_grpc.add_ModelRegistryServiceServicer_to_server(service, server)
+        health.set(serving=True)
+        log.info("registry loaded", file=str(folder / FILE_NAME), versions=len(registry.catalog.entries))
+        yield
+
+
+async def _close_when_draining(hub: WatchHub, health: Health) -> None:
+    """A watch has no end of its own; it must not use up the grace period."""
+    await health.draining.wait()
+    hub.close()
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run beside the body, and end with it."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

@@ -1,0 +1,75 @@
+"""Flags and environment variables of videoai-registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from server_kit.options import serve_options
+
+PREFIX = "VIDEOAI_REGISTRY"
+DEFAULT_LISTEN = "127.0.0.1:50051"
+DEFAULT_LOCK_TIMEOUT_SECONDS = 5.0
+DEFAULT_HEARTBEAT_SECONDS = 15.0
+DEFAULT_MAX_WATCHERS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a registry server is to run; see `videoai-registry --help` for the meaning of each."""
+
+    root: Path
+    lock_timeout: float = DEFAULT_LOCK_TIMEOUT_SECONDS
+    max_watchers: int = DEFAULT_MAX_WATCHERS
+    heartbeat_seconds: float = DEFAULT_HEARTBEAT_SECONDS
+
+
+def options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add every flag of the registry server to a click command."""
+    decorators = (
+        click.option(
+            "--root",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            default=".",
+            show_default="the current folder",
+            envvar="VIDEOAI_ROOT",
+            show_envvar=True,
+            help="Folder that holds models/; models/ is created if it is missing.",
+        ),
+        serve_options(PREFIX, DEFAULT_LISTEN),
+        click.option(
+            "--lock-timeout",
+            metavar="SECONDS",
+            type=click.FloatRange(min=0, min_open=True, max=3600),
+            default=DEFAULT_LOCK_TIMEOUT_SECONDS,
+            show_default=True,
+            envvar=f"{PREFIX}_LOCK_TIMEOUT",
+            show_envvar=True,
+            help="How long a change waits for another process that holds the registry file.",
+        ),
+        click.option(
+            "--max-watchers",
+            type=click.IntRange(min=1),
+            default=DEFAULT_MAX_WATCHERS,
+            show_default=True,
+            envvar=f"{PREFIX}_MAX_WATCHERS",
+            show_envvar=True,
+            help="Most subscribers of production at a time.",
+        ),
+        click.option(
+            "--heartbeat-seconds",
+            type=click.FloatRange(min=0, min_open=True, max=30),
+            default=DEFAULT_HEARTBEAT_SECONDS,
+            show_default=True,
+            envvar=f"{PREFIX}_HEARTBEAT_SECONDS",
+            show_envvar=True,
+            help="Pause between two signs of life on a watch; clients reconnect after 45 s of silence.",
+        ),
+    )
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
