@@ -6,19 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from inference_server.detection.geometry import Layout, Resize
-from inference_server.detection.metadata import read_size
+from inference_server.detection.metadata import MAX_SIDE, read_size
 from inference_server.errors import ModelRefused
+
+# More frames than that at once are an error in the file rather than a wish.
+MAX_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input or output: `dtype` as NumPy names it, `shape` with None for a dimension that is not fixed."""
+    """An input or output: `dtype` as NumPy names it, `shape` with None for what is not fixed, or None if not known."""
 
     name: str
     dtype: str
-    shape: tuple[int | None, ...]
+    shape: tuple[int | None, ...] | None
 
     def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.name} {self.dtype} of unknown shape"
         dimensions = ", ".join("?" if size is None else str(size) for size in self.shape)
         return f"{self.name} {self.dtype}[{dimensions}]"
 
@@ -57,14 +62,17 @@ def find_picture_input(signature: GraphSignature, resize: Resize = Resize.LETTER
     spec = signature.inputs[0]
     if spec.dtype not in ("float32", "float16"):
         raise ModelRefused(f"input {spec}: expected float32 or float16")
-    if len(spec.shape) != 4 or 3 not in (spec.shape[1], spec.shape[3]):
+    if spec.shape is None or len(spec.shape) != 4 or 3 not in (spec.shape[1], spec.shape[3]):
         raise ModelRefused(f"input {spec}: expected (batch, 3, height, width) or (batch, height, width, 3)")
     channels_last = spec.shape[1] != 3
     height, width = spec.shape[1:3] if channels_last else spec.shape[2:4]
     if height is None or width is None:
         declared_height, declared_width = _declared_size(spec, signature.metadata)
         height, width = height or declared_height, width or declared_width
-    return PictureInput(spec.name, spec.dtype, channels_last, spec.shape[0], Layout(width, height, resize))
+    batch = spec.shape[0]
+    if max(height, width) > MAX_SIDE or (batch or 1) > MAX_BATCH:
+        raise ModelRefused(f"input {spec}: expected sides of at most {MAX_SIDE} and a batch of at most {MAX_BATCH}")
+    return PictureInput(spec.name, spec.dtype, channels_last, batch, Layout(width, height, resize))
 
 
 def _declared_size(spec: TensorSpec, metadata: Mapping[str, str]) -> tuple[int, int]:

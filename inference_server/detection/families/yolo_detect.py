@@ -71,31 +71,32 @@ def build(signature: GraphSignature, *, declared: bool) -> YoloDetect:
     task = signature.metadata.get("task", "detect")
     if task != "detect":
         raise ModelRefused(f"the file's metadata key 'task': expected detect, got {task[:100]}")
-    output = _only_output(signature)
+    output, rows, _ = _only_output(signature)
     names = read_class_names(signature.metadata)
     if names is None:
-        names = _unnamed_classes(output, picture.layout, declared=declared)
-    if output.shape[1] not in (BOX_ROWS + len(names), None):
+        names = _numbered_classes(signature, picture.layout, declared=declared)
+    if rows not in (BOX_ROWS + len(names), None):
         raise ModelRefused(
             f"output {output}: expected (batch, {BOX_ROWS + len(names)}, anchors) for {len(names)} classes"
         )
     return YoloDetect(picture, output.name, names)
 
 
-def _only_output(signature: GraphSignature) -> TensorSpec:
+def _only_output(signature: GraphSignature) -> tuple[TensorSpec, int | None, int | None]:
+    """The output with its rows and anchors, as far as they are fixed."""
     if len(signature.outputs) != 1:
         raise ModelRefused(f"expected one output, found {len(signature.outputs)}")
     output = signature.outputs[0]
-    if output.dtype not in ("float32", "float16") or len(output.shape) != 3:
+    if output.dtype not in ("float32", "float16") or output.shape is None or len(output.shape) != 3:
         raise ModelRefused(f"output {output}: expected float32 or float16 of three dimensions")
-    return output
+    return output, output.shape[1], output.shape[2]
 
 
-def _unnamed_classes(output: TensorSpec, layout: Layout, *, declared: bool) -> tuple[str, ...]:
-    """Names made of numbers, if the anchors are those of this head's strides and so the rows can only be classes."""
-    rows, anchors = output.shape[1:]
-    expected = sum((layout.width // stride) * (layout.height // stride) for stride in STRIDES)
-    if rows is None or rows <= BOX_ROWS or (anchors != expected and not declared):
+def _numbered_classes(signature: GraphSignature, layout: Layout, *, declared: bool) -> tuple[str, ...]:
+    """Names made of numbers, if the anchors are those of this head's strides and so the rows can only be its own."""
+    output, rows, anchors = _only_output(signature)
+    expected = sum((layout.height // stride) * (layout.width // stride) for stride in STRIDES)
+    if rows is None or rows <= BOX_ROWS or not (declared or anchors == expected):
         raise ModelRefused(
             f"output {output}: the file has no metadata key 'names', and without it expected"
             f" (batch, 4 + classes, {expected}) for {layout.width}x{layout.height} pixels"

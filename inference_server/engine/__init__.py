@@ -1,0 +1,7 @@
+"""Runs models: the one place that knows ONNX Runtime."""
+
+from inference_server.engine.device import Device, choose_device
+from inference_server.engine.graph import ModelVersion
+from inference_server.engine.model import LoadedModel, load
+
+__all__ = ["Device", "LoadedModel", "ModelVersion", "choose_device", "load"]

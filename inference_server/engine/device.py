@@ -1,0 +1,144 @@
+"""Which device sessions run on, proven by running one there."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+import structlog
+from onnx import TensorProto, helper
+
+from inference_server.engine.session import ORT_ERRORS, Session, create_session, explain
+from inference_server.errors import DeviceUnavailable
+
+log = structlog.get_logger(__name__)
+
+CUDA_PROVIDER = "CUDAExecutionProvider"
+CPU_PROVIDER = "CPUExecutionProvider"
+
+SESSION_ERRORS: tuple[type[Exception], ...] = (DeviceUnavailable, *ORT_ERRORS)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device that sessions run on: the CPU, or the CUDA device `index`."""
+
+    kind: str
+    index: int = 0
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
+
+    @property
+    def provider(self) -> str:
+        """The ONNX Runtime provider that a session on this device must report first."""
+        return CPU_PROVIDER if self.kind == "cpu" else CUDA_PROVIDER
+
+    @property
+    def providers(self) -> list[tuple[str, dict[str, str]]]:
+        """What to ask ONNX Runtime for; nodes without a CUDA kernel (shapes, mostly) go to the CPU."""
+        cpu: tuple[str, dict[str, str]] = (CPU_PROVIDER, {})
+        if self.kind == "cpu":
+            return [cpu]
+        # An exhaustive search for convolutions takes seconds for each new shape; the arena need not double.
+        options = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+        return [(CUDA_PROVIDER, {"device_id": str(self.index), **options}), cpu]
+
+
+def open_session(model: bytes, device: Device) -> Session:
+    """A session that really runs on `device`. Raises one of SESSION_ERRORS; DeviceUnavailable if it runs elsewhere."""
+    session = create_session(model, device.providers, on_cpu=device.kind == "cpu")
+    if session.get_providers()[0] != device.provider:
+        raise DeviceUnavailable(f"a session asked for {device.provider} came up on {session.get_providers()[0]}")
+    return session
+
+
+def choose_device(wanted: str) -> Device:
+    """The device for `wanted`: cpu, cuda, cuda:N, or auto, which takes CUDA where it works and says what it took.
+
+    Raises DeviceUnavailable, with what is missing, where a session does not really run on the device asked for.
+    """
+    if wanted == "auto":
+        return _choose_automatically()
+    device = _parse(wanted)
+    if device.kind == "cuda":
+        _probe_cuda(device)
+    log.info("device chosen", device=str(device), provider=device.provider, why="asked for")
+    return device
+
+
+def _choose_automatically() -> Device:
+    cuda = Device("cuda")
+    try:
+        _probe_cuda(cuda)
+    except DeviceUnavailable as error:
+        log.warning("device chosen", device="cpu", provider=CPU_PROVIDER, why=f"CUDA does not work here: {error}")
+        return Device("cpu")
+    log.info("device chosen", device=str(cuda), provider=CUDA_PROVIDER, why="CUDA works here")
+    return cuda
+
+
+def _parse(wanted: str) -> Device:
+    match = re.fullmatch(r"(cpu)|cuda(?::(\d{1,3}))?", wanted)
+    if match is None:
+        raise DeviceUnavailable(f"device: expected auto, cpu, cuda or cuda:N, got {wanted!r}")
+    return Device("cpu") if match[1] else Device("cuda", int(match[2] or 0))
+
+
+def _probe_cuda(device: Device) -> None:
+    """Run a convolution on `device`. Raises DeviceUnavailable with all that is known about why it does not."""
+    available = onnxruntime.get_available_providers()
+    if CUDA_PROVIDER not in available:
+        raise DeviceUnavailable(
+            f"device {device}: this ONNX Runtime is built without CUDA (it has {', '.join(available)});"
+            " install onnxruntime-gpu in place of onnxruntime, or use --device cpu"
+        )
+    missing = _preload_cuda_libraries()
+    try:
+        open_session(_tiny_model(), device).run(None, {"x": np.ones((1, 1, 4, 4), np.float32)})
+    except SESSION_ERRORS as error:
+        reason = f"{explain(error)}; {missing or _provider_library_error() or 'its libraries load'}"
+        raise DeviceUnavailable(
+            f"device {device}: no session runs there ({reason}). ONNX Runtime {onnxruntime.__version__} has"
+            f" {', '.join(available)}. Check that nvidia-smi lists the device, install the CUDA libraries with"
+            " pip install 'videoai[cuda]', or use --device cpu"
+        ) from error
+
+
+def _preload_cuda_libraries() -> str:
+    """Load CUDA and cuDNN where pip put them; returns what ONNX Runtime says about those it did not find."""
+    said = io.StringIO()
+    if hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(said):  # it prints what it misses
+            onnxruntime.preload_dlls()
+    return " ".join(re.findall(r"(?m)^Failed to load .*?: (.*)$", said.getvalue())[:1])
+
+
+def _provider_library_error() -> str:
+    """Why the CUDA provider's own library does not load; empty if it does. ONNX Runtime only logs it."""
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    for library in sorted(folder.glob("libonnxruntime_providers_cuda.so")):
+        try:
+            ctypes.CDLL(str(library))
+        except OSError as error:
+            return str(error)
+    return ""
+
+
+def _tiny_model() -> bytes:
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        "probe",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 2, 2])],
+        [helper.make_tensor("w", TensorProto.FLOAT, [1, 1, 3, 3], [1.0] * 9)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    serialised: bytes = model.SerializeToString()
+    return serialised

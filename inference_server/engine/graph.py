@@ -1,0 +1,115 @@
+"""From a model's file to its graph, and what the graph says about itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
+
+from inference_server.detection import GraphSignature, TensorSpec
+from inference_server.errors import ModelRefused
+
+# One protobuf message cannot be larger.
+MAX_FILE_BYTES = (1 << 31) - 1
+# Cast and Mul mean what they mean today since this opset; ONNX Runtime promises nothing below it.
+MIN_OPSET = 7
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A version as the registry announces it. `sha256` (64 lower-case digits) may be empty for an entry made by hand;
+    `attributes` are those of the entry's metadata."""
+
+    model_name: str
+    version: int
+    path: Path
+    sha256: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_model(version: ModelVersion) -> tuple[ModelProto, str]:
+    """The graph in the version's file and the file's SHA-256, both from the same bytes. Raises ModelRefused."""
+    payload = _read(version.path)
+    sha256 = hashlib.sha256(payload).hexdigest()
+    if version.sha256 and sha256 != version.sha256:
+        raise ModelRefused(f"{version.path}: changed on disk: expected sha256 {version.sha256}, found {sha256}")
+    try:
+        model = ModelProto.FromString(payload)
+    except DecodeError:
+        raise ModelRefused(f"{version.path}: not an ONNX model, or damaged: it does not parse") from None
+    _check(model, version.path)
+    return model, sha256
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise ModelRefused(f"{path}: no such file")
+        size = path.stat().st_size
+        if not 0 < size <= MAX_FILE_BYTES:
+            raise ModelRefused(f"{path}: expected 1..{MAX_FILE_BYTES} bytes, found {size}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelRefused(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _check(model: ModelProto, path: Path) -> None:
+    """Refuse what parses but is no model that can be run from these bytes alone."""
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+    if not model.ir_version or not model.graph.node or opset is None:
+        raise ModelRefused(f"{path}: not an ONNX model, or damaged: it has no graph, no IR version or no opset")
+    if opset < MIN_OPSET:
+        raise ModelRefused(f"{path}: expected opset {MIN_OPSET} or later, found {opset}")
+    external = next((tensor.name for tensor in _tensors(model) if tensor.data_location == TensorProto.EXTERNAL), None)
+    if external is not None:
+        raise ModelRefused(f"{path}: weight {external!r} is kept in another file; export the model as a single file")
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        yield from _node_tensors(function.node)
+
+
+def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Any) -> Iterator[TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _graph_tensors(graph)
+
+
+def signature_of(model: ModelProto) -> GraphSignature:
+    """What the graph takes, gives and says about itself. Raises ModelRefused for values that are no tensors."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return GraphSignature(
+        inputs=tuple(_spec(value) for value in model.graph.input if value.name not in constants),
+        outputs=tuple(_spec(value) for value in model.graph.output),
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+    )
+
+
+def _spec(value: ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    if not tensor.elem_type:
+        raise ModelRefused(f"{value.name}: expected a tensor with an element type")
+    try:
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    except KeyError:
+        raise ModelRefused(f"{value.name}: element type {tensor.elem_type} is not one of ONNX") from None
+    if not tensor.HasField("shape"):
+        return TensorSpec(value.name, dtype, None)
+    shape = tuple(size.dim_value if size.dim_value > 0 else None for size in tensor.shape.dim)
+    return TensorSpec(value.name, dtype, shape)

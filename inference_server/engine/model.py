@@ -1,0 +1,151 @@
+"""A version in memory: verified, recognised, on its device, and rehearsed before the first real frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from inference_server.detection import Family, Layout, Options, place, recognise
+from inference_server.engine.device import SESSION_ERRORS, Device, open_session
+from inference_server.engine.graph import ModelVersion, read_model, signature_of
+from inference_server.engine.preprocessing import compose
+from inference_server.engine.session import ORT_ERRORS, Session, explain
+from inference_server.errors import ModelRefused
+
+log = structlog.get_logger(__name__)
+
+Frame = NDArray[np.uint8]
+Outputs = dict[str, NDArray[Any]]
+
+
+class LoadedModel:
+    """A version that answers frames.
+
+    `max_batch` is how many frames `run` takes at once, `device` is "cpu" or "cuda:N", `provider` is what ONNX Runtime
+    reports for the session, and `version.sha256` is always that of the file that was loaded.
+    """
+
+    def __init__(self, version: ModelVersion, family: Family, session: Session, device: Device, max_batch: int) -> None:
+        self.version = version
+        self.family = family
+        self.device = str(device)
+        self.provider: str = session.get_providers()[0]
+        self.max_batch = max_batch
+        self._session: Session | None = session
+        self._input: str = session.get_inputs()[0].name
+        self._outputs: list[str] = [output.name for output in session.get_outputs()]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the file that was loaded, 64 lower-case hexadecimal digits."""
+        return self.version.sha256
+
+    @property
+    def layout(self) -> Layout:
+        """The picture that frames must be."""
+        return self.family.layout
+
+    def run(self, frames: Sequence[Frame]) -> list[Outputs]:
+        """Each frame's outputs by name, without the batch dimension. Blocks; may be called from several threads.
+
+        `frames` are 1..max_batch arrays (H, W, 3) uint8 RGB in `layout`. A single frame is passed on where it lies,
+        without a copy; several are stacked once. Raises RuntimeError after `close`.
+        """
+        if not 1 <= len(frames) <= self.max_batch:
+            raise ValueError(f"frames: expected 1..{self.max_batch}, got {len(frames)}")
+        return self._split(self._run(self._stack(frames)), len(frames))
+
+    def close(self) -> None:
+        """Free the session once no run uses it any more."""
+        self._session = None
+
+    def rehearse(self) -> None:
+        """Run every batch size that will be run, and look at what comes out. Raises ModelRefused.
+
+        A model that declares any batch size and yet fails for several frames runs them one by one.
+        """
+        if self.family.picture.batch is not None:
+            self._rehearse(self.max_batch)
+            return
+        self._rehearse(1)
+        proven = 1
+        for size in _larger_sizes(self.max_batch):
+            try:
+                self._rehearse(size)
+            except ModelRefused as error:
+                log.warning("batches limited", max_batch=proven, reason=str(error), **_names(self.version))
+                break
+            proven = size
+        self.max_batch = proven
+
+    def _rehearse(self, size: int) -> None:
+        layout = self.layout
+        noise = np.random.default_rng(0).integers(0, 256, (size, layout.height, layout.width, 3), np.uint8)
+        try:
+            arrays = self._run(noise)
+        except ORT_ERRORS as error:
+            raise ModelRefused(f"the model does not run with {size} frames: {explain(error)}") from error
+        for name, array in zip(self._outputs, arrays, strict=True):
+            _check_output(name, array, size)
+        for outputs in self._split(arrays, size):
+            self.family.check(outputs)
+            self.family.decode(outputs, place(layout, layout.width, layout.height), Options())
+
+    def _run(self, batch: Frame) -> list[NDArray[Any]]:
+        session = self._session
+        if session is None:
+            raise RuntimeError("the model is closed")
+        arrays: list[NDArray[Any]] = session.run(self._outputs, {self._input: batch})
+        return arrays
+
+    def _stack(self, frames: Sequence[Frame]) -> Frame:
+        fixed = self.family.picture.batch
+        if len(frames) == 1 and fixed in (None, 1):
+            return frames[0][None]
+        batch = np.zeros((fixed or len(frames), *frames[0].shape), np.uint8)
+        np.stack(frames, out=batch[: len(frames)])
+        return batch
+
+    def _split(self, arrays: Sequence[NDArray[Any]], count: int) -> list[Outputs]:
+        return [dict(zip(self._outputs, (array[index] for array in arrays), strict=True)) for index in range(count)]
+
+
+def load(version: ModelVersion, device: Device, *, max_batch: int = 8) -> LoadedModel:
+    """Bring a version into memory, ready to answer. Blocks; run it in a thread.
+
+    The file is read once, and the digest is that of the very bytes that are run. `max_batch` bounds batches of models
+    that take any number of frames. Raises ModelRefused with a reason that a person can act on.
+    """
+    model, sha256 = read_model(version)
+    family = recognise(signature_of(model), version.attributes)
+    compose(model, family.picture)
+    try:
+        session = open_session(model.SerializeToString(), device)
+    except SESSION_ERRORS as error:
+        raise ModelRefused(f"ONNX Runtime cannot run the model: {explain(error)}") from error
+    loaded = LoadedModel(replace(version, sha256=sha256), family, session, device, family.picture.batch or max_batch)
+    loaded.rehearse()
+    log.info("model loaded", device=loaded.device, provider=loaded.provider, family=family.name, **_names(version))
+    return loaded
+
+
+def _larger_sizes(max_batch: int) -> list[int]:
+    """The batch sizes to rehearse after 1: powers of two below `max_batch`, and `max_batch` itself."""
+    powers = [1 << exponent for exponent in range(1, max_batch.bit_length()) if 1 << exponent < max_batch]
+    return [*powers, max_batch] if max_batch > 1 else []
+
+
+def _check_output(name: str, array: NDArray[Any], size: int) -> None:
+    if array.shape[:1] != (size,):
+        raise ModelRefused(f"output {name}: expected one entry for each of {size} frames, got shape {array.shape}")
+    if np.issubdtype(array.dtype, np.floating) and np.isnan(array).any():
+        raise ModelRefused(f"output {name}: holds values that are no numbers (NaN) for an ordinary picture")
+
+
+def _names(version: ModelVersion) -> dict[str, Any]:
+    return {"model_name": version.model_name, "version": version.version}

@@ -1,0 +1,68 @@
+"""The one place where sessions of ONNX Runtime are made."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import onnxruntime  # type: ignore[import-untyped]
+from onnxruntime.capi import onnxruntime_pybind11_state as state  # type: ignore[import-untyped]
+
+Session: TypeAlias = onnxruntime.InferenceSession
+
+# ONNX Runtime's own exceptions share no base class.
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    RuntimeError,
+    ValueError,
+    MemoryError,
+)
+
+WARNING, FATAL = 2, 4
+
+
+def create_session(model: bytes, providers: Sequence[tuple[str, dict[str, str]]], *, on_cpu: bool) -> Session:
+    """A session for a serialised model. Raises one of ORT_ERRORS; the caller checks which provider it came up on."""
+    # What goes wrong is raised, too; on standard error it would only be there twice.
+    severity = WARNING if logging.getLogger("onnxruntime").isEnabledFor(logging.DEBUG) else FATAL
+    onnxruntime.set_default_logger_severity(severity)
+    session = Session(model, _options(severity, on_cpu=on_cpu), providers=list(providers), enable_fallback=0)
+    # Kept for a fallback that is off, these bytes would double the memory of every model.
+    session._model_bytes = None  # noqa: SLF001
+    return session
+
+
+def _options(severity: int, *, on_cpu: bool) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = severity
+    options.intra_op_num_threads = usable_cpus() if on_cpu else 1
+    options.inter_op_num_threads = 1
+    # Threads that spin between two runs take the cores that decoding needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may use: its affinity, and its container's quota where there is one; at least 1."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(affinity, _quota(Path("/sys/fs/cgroup/cpu.max")) or affinity))
+
+
+def _quota(cpu_max: Path) -> int | None:
+    try:
+        quota, period = cpu_max.read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else -(-int(quota) // int(period))
+
+
+def explain(error: BaseException) -> str:
+    """What an exception of ONNX Runtime says, in one line and without its codes."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
+    return text[:500] or type(error).__name__
