@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from videoai.registry.v1 import registry_pb2 as pb
+from videoai.registry.v1 import registry_pb2_grpc
+
+from registry_server.server import registry_server
+from registry_server.service import ERROR_CODES, SERVICE
+from registry_server.settings import Settings
+from server_kit.errors import ErrorInterceptor
+from server_kit.health import Health
+
+# The example of the registry file in the layout that this project took over: no stamp, no digests.
+EXAMPLE = """{
+  "models": [
+    {
+      "model_name": "yolov8n-coco",
+      "version": 1,
+      "path": "models/yolov8n-coco/v1/model.onnx",
+      "status": "production",
+      "creation_timestamp": "2025-06-25T12:00:00Z",
+      "metadata": {
+        "description": "Initial YOLOv8 Nano model trained on COCO.",
+        "metrics": {
+          "accuracy": 0.78,
+          "latency_ms": 30
+        }
+      }
+    },
+    {
+      "model_name": "yolov8n-coco",
+      "version": 2,
+      "path": "models/yolov8n-coco/v2/model.onnx",
+      "status": "staging",
+      "creation_timestamp": "2025-07-01T15:30:00Z",
+      "metadata": {
+        "description": "Retrained with additional data.",
+        "metrics": {
+          "accuracy": 0.82,
+          "latency_ms": 32
+        }
+      }
+    }
+  ]
+}
+"""
+
+
+def model_bytes(seed: int = 0) -> bytes:
+    """A real graph with one dynamic and three fixed input dimensions; `seed` makes files differ."""
+    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 8, 8])
+    shifted = helper.make_tensor_value_info("shifted", TensorProto.FLOAT16, ["batch", 3, 8, 8])
+    weight = helper.make_tensor("seed", TensorProto.FLOAT, [1], [float(seed)])
+    graph = helper.make_graph(
+        [
+            helper.make_node("Add", ["images", "seed"], ["sum"]),
+            helper.make_node("Cast", ["sum"], ["shifted"], to=TensorProto.FLOAT16),
+        ],
+        "shift",
+        [image],
+        [shifted],
+        [weight],
+    )
+    return onnx.ModelProto.SerializeToString(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+
+
+@dataclass(frozen=True)
+class Root:
+    """A folder that holds models/."""
+
+    path: Path
+
+    @property
+    def file(self) -> Path:
+        return self.path / "models" / "registry.json"
+
+    def add_model(self, name: str, version: int, seed: int | None = None) -> str:
+        """Write a model file; return its path as entries spell it."""
+        file = self.path / "models" / name / f"v{version}" / "model.onnx"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(model_bytes(version if seed is None else seed))
+        return str(file.relative_to(self.path))
+
+    def document(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.file.read_text())
+        return document
+
+    def edit(self, document: dict[str, Any]) -> None:
+        """Replace the file as an editor does."""
+        self.replace(json.dumps(document, indent=4))
+
+    def replace(self, text: str) -> None:
+        edited = self.file.with_name("registry.json.edited")
+        edited.write_text(text)
+        edited.replace(self.file)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Root:
+    (tmp_path / "models").mkdir()
+    return Root(tmp_path)
+
+
+@pytest.fixture
+def example(root: Root) -> Root:
+    """A root with the example file and the model files that it names."""
+    root.file.write_text(EXAMPLE)
+    for version in (1, 2):
+        root.add_model("yolov8n-coco", version)
+    return root
+
+
+@dataclass(frozen=True)
+class Client:
+    """A stub on a running server, and the server's health."""
+
+    stub: registry_pb2_grpc.ModelRegistryServiceAsyncStub
+    health: Health
+    address: str
+
+    async def register(self, name: str, version: int, path: str, **rest: Any) -> pb.RegisterModelResponse:
+        request = pb.RegisterModelRequest(model_name=name, version=version, path=path, **rest)
+        return await self.stub.RegisterModel(request)
+
+    async def activate(self, name: str, version: int, **rest: Any) -> pb.ActivateModelVersionResponse:
+        request = pb.ActivateModelVersionRequest(model_name=name, version=version, **rest)
+        return await self.stub.ActivateModelVersion(request)
+
+    async def production(self, name: str) -> pb.GetProductionModelResponse:
+        return await self.stub.GetProductionModel(pb.GetProductionModelRequest(model_name=name))
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Client]]
+
+
+@asynccontextmanager
+async def serve(root: Root, **settings: Any) -> AsyncIterator[Client]:
+    """The whole registry server, but for its process: real socket, real file."""
+    health = Health([SERVICE])
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(ERROR_CODES)])
+    async with registry_server(Settings(root.path, **settings), server, health):
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(address) as channel:
+                yield Client(registry_pb2_grpc.ModelRegistryServiceStub(channel), health, address)
+        finally:
+            health.drain()
+            await server.stop(5)
+
+
+@pytest.fixture(name="serve")
+def _serve() -> Serve:
+    return serve
+
+
+@pytest.fixture
+async def client(root: Root) -> AsyncIterator[Client]:
+    """A server over an empty root."""
+    async with serve(root) as running:
+        yield running
+
+
+Fails = Callable[[Awaitable[Any], grpc.StatusCode], Awaitable[str]]
+
+
+@pytest.fixture
+def fails() -> Fails:
+    """Await a call that must fail with this code; returns the status details."""
+
+    async def check(call: Awaitable[Any], code: grpc.StatusCode) -> str:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() is code, caught.value.details()
+        return caught.value.details() or ""
+
+    return check
