@@ -1,0 +1,152 @@
+"""The server's side of talking to one decoder: who is dead, who hangs, and why."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from inference_server import errors
+from inference_server.detection.geometry import Layout
+from inference_server.errors import DecoderFailed, VideoError
+from inference_server.video import memory, wire
+from inference_server.video.channel import Channel
+from inference_server.video.memory import FrameMemory, frame_bytes
+from inference_server.video.processes import DecoderProcess, describe
+from inference_server.video.values import Target
+
+_FAILURES: dict[str, type[VideoError]] = {
+    kind.__name__: kind
+    for kind in (
+        errors.UnsupportedVideo,
+        errors.CorruptVideo,
+        errors.InvalidPicture,
+        errors.VideoLimitExceeded,
+        errors.DecoderFailed,
+    )
+}
+
+
+class Conversation:
+    """Hands what the decoder says to `on_message`, until it has finished or failed: then `on_end` is called, once.
+
+    A decoder answers between any two steps of its work; one that does not answer for `timeout_seconds` is killed.
+    """
+
+    def __init__(
+        self,
+        process: DecoderProcess,
+        timeout_seconds: float,
+        on_message: Callable[[dict[str, Any]], None],
+        on_end: Callable[[VideoError | None], None],
+    ) -> None:
+        self._process = process
+        self._on_message = on_message
+        self._on_end = on_end
+        self._heard = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.ended = False
+        self._channel = Channel(process.control, self._receive, self._lost)
+        self._spawn(self._watch(timeout_seconds))
+
+    def send(self, **message: Any) -> None:
+        self._channel.send(message)
+
+    def send_target(self, target: Target, slots: int, slot_bytes: int, fd: int | None) -> None:
+        """Tell the decoder what to prepare for, and in which memory if that is new."""
+        layout = target.layout
+        message = {
+            "type": "target",
+            "generation": target.generation,
+            "width": layout.width,
+            "height": layout.height,
+            "resize": layout.resize.value,
+            "fill": layout.fill,
+            "slots": slots if fd is not None else 0,
+            "slot_bytes": slot_bytes,
+        }
+        self._channel.send(message, () if fd is None else (fd,))
+
+    async def write(self, data: bytes) -> bool:
+        """Send encoded bytes; returns once the kernel has them all, or False if nobody wants them any more."""
+        if self.ended or self._process.data.fileno() < 0:
+            return False
+        try:
+            await asyncio.get_running_loop().sock_sendall(self._process.data, data)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    def end_of_input(self) -> None:
+        if not self.ended and self._process.data.fileno() >= 0:
+            self._process.data.shutdown(socket.SHUT_WR)
+
+    async def close(self) -> None:
+        """End it, whatever it is doing, and wait until the process is gone."""
+        self._end(DecoderFailed("the stream was closed"))
+        self._channel.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._process.close()
+
+    def _receive(self, message: dict[str, Any]) -> None:
+        self._heard.set()
+        if self.ended or message.get("type") == "pong":
+            return
+        if message.get("type") == "failed":
+            kind = _FAILURES.get(wire.text(message, "kind"), DecoderFailed)
+            self._end(kind(wire.text(message, "reason")))
+            return
+        self._on_message(message)
+        if message.get("type") == "finished":
+            self._end(None)
+
+    def _lost(self, reason: str) -> None:
+        if not self.ended:
+            self._spawn(self._explain(reason))
+
+    async def _explain(self, reason: str) -> None:
+        if reason:
+            self._process.kill()
+        await asyncio.wait((self._process.exited,), timeout=1)
+        if not reason:
+            done = self._process.exited.done()
+            reason = describe(self._process.exited.result()) if done else "it closed its connection"
+        self._end(DecoderFailed(f"the process that decodes this video failed: {reason}"))
+
+    async def _watch(self, timeout_seconds: float) -> None:
+        """Kill a decoder that leaves a question unanswered."""
+        asked = False
+        while not self.ended:
+            try:
+                async with asyncio.timeout(timeout_seconds / 2):
+                    await self._heard.wait()
+            except TimeoutError:
+                if asked:
+                    self._channel.close(f"it did not answer for {timeout_seconds:g} s (decode_timeout_seconds)")
+                    return
+                self.send(type="ping")
+                asked = True
+            else:
+                self._heard.clear()
+                asked = False
+                await asyncio.sleep(timeout_seconds / 2)
+
+    def _end(self, error: VideoError | None) -> None:
+        if not self.ended:
+            self.ended = True
+            self._on_end(error)
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def share(layout: Layout, slots: int) -> tuple[int, FrameMemory]:
+    """Make memory for `slots` frames of `layout`: its descriptor, which the caller closes, and the server's view."""
+    size = frame_bytes(layout)
+    fd = memory.create(slots * size)
+    return fd, FrameMemory(fd, slots, size, writable=False)

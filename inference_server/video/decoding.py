@@ -1,0 +1,156 @@
+"""Demuxing and decoding one video with PyAV, whatever state it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from time import perf_counter
+from typing import Any, NoReturn
+
+import av
+from av.codec.context import CodecContext
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from inference_server.errors import CorruptVideo, UnsupportedVideo, VideoLimitExceeded
+from inference_server.video.containers import CODECS, FULL_NAMES
+from inference_server.video.source import Spooled, Streamed
+from inference_server.video.values import VideoInfo
+
+_READ_BYTES = 64 * 1024
+
+
+class Decoding:
+    """One video: the first stream of pictures that is not a cover, its frames in presentation order.
+
+    Packets that do not decode are skipped and counted. Raises UnsupportedVideo, CorruptVideo and VideoLimitExceeded.
+    """
+
+    def __init__(self, demuxer: str, source: Streamed | Spooled, max_pixels: int, threads: int, budget: int) -> None:
+        self.corrupt_packets = 0
+        self.truncated = False
+        self._demuxer = demuxer
+        self._budget = budget
+        self._packets = 0
+        self._container = _open(demuxer, source, max_pixels)
+        self._stream = _pick(self._container)
+        codec = self._stream.codec_context
+        if codec.width * codec.height > max_pixels:
+            raise VideoLimitExceeded(f"max_pixels: expected at most {max_pixels}, got {codec.width}x{codec.height}")
+        codec.options = {"max_pixels": str(max_pixels)}
+        codec.thread_count = threads
+        codec.thread_type = "AUTO"
+
+    @property
+    def pixel_shape(self) -> Fraction | None:
+        """Width of a coded pixel in heights of it; None if the video does not say."""
+        return _fraction(self._stream.sample_aspect_ratio)
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second that the container states, or that FFmpeg guesses; 0 if neither."""
+        return float(_fraction(self._stream.average_rate) or _fraction(self._stream.guessed_rate) or 0)
+
+    def info(self, width: int, height: int) -> VideoInfo:
+        """What the container states, for a picture that is displayed as `width` x `height`."""
+        stream = self._stream
+        duration = float(stream.duration * (_fraction(stream.time_base) or 0)) if stream.duration else 0.0
+        if not duration and self._container.duration:
+            duration = self._container.duration / av.time_base
+        rate = float(_fraction(stream.average_rate) or 0)
+        name = FULL_NAMES.get(self._demuxer, self._demuxer)
+        return VideoInfo(name, _codec(stream), width, height, rate, max(0.0, duration), max(0, stream.frames))
+
+    def time_base(self, frame: av.VideoFrame) -> Fraction:
+        """Unit of the frame's timestamp in seconds."""
+        return _fraction(frame.time_base) or _fraction(self._stream.time_base) or Fraction(1, 90_000)
+
+    def frames(self) -> Iterator[tuple[av.VideoFrame, float]]:
+        """Yield each frame and the seconds its decoding took."""
+        decoded = 0
+        for packet in self._demux():
+            started = perf_counter()
+            try:
+                frames = packet.decode()
+            except av.FFmpegError as error:
+                self._skip(error)
+                continue
+            seconds = (perf_counter() - started) / max(1, len(frames))
+            for frame in frames:
+                decoded += 1
+                yield frame, seconds
+        if not decoded:
+            raise CorruptVideo(f"no picture could be decoded from {self._packets} packets of {_codec(self._stream)}")
+
+    def _demux(self) -> Iterator[av.Packet[VideoStream]]:
+        """Yield packets, the last one empty: it makes the decoder give what it holds back."""
+        last_corrupt = False
+        while True:
+            try:
+                for packet in self._container.demux(self._stream):
+                    if packet.size:
+                        self._packets += 1
+                        last_corrupt = packet.is_corrupt
+                    else:
+                        self.truncated |= last_corrupt or self._fewer_than_stated()
+                    yield packet
+            except av.FFmpegError as error:
+                self.truncated = True
+                self._skip(error)
+            else:
+                return
+
+    def _fewer_than_stated(self) -> bool:
+        return self._demuxer == "mov" and self._packets < self._stream.frames
+
+    def _skip(self, error: av.FFmpegError) -> None:
+        if isinstance(error, MemoryError):
+            raise error
+        self.corrupt_packets += 1
+        if self.corrupt_packets > self._budget:
+            raise CorruptVideo(
+                f"corrupt_packet_budget: more than {self._budget} packets do not decode ({error.strerror})"
+            ) from error
+
+
+def _open(demuxer: str, source: Streamed | Spooled, max_pixels: int) -> InputContainer:
+    try:
+        return av.open(
+            source,
+            "r",
+            format=demuxer,
+            options={"protocol_whitelist": "none", "max_pixels": str(max_pixels)},
+            metadata_errors="replace",
+            buffer_size=_READ_BYTES,
+            io_open=_refuse,
+        )
+    except MemoryError:
+        raise
+    except av.FFmpegError as error:
+        raise CorruptVideo(f"recognised as {demuxer}, but it cannot be read: {error.strerror}") from error
+
+
+def _refuse(url: str, *_: Any) -> NoReturn:
+    raise UnsupportedVideo(f"the video refers to another file, which is not opened: {url[:200]!r}")
+
+
+def _pick(container: InputContainer) -> VideoStream:
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        found = ", ".join(sorted({s.type for s in container.streams})) or "none"
+        raise UnsupportedVideo(f"expected a stream of pictures, got {found}")
+    stream = streams[0]
+    if _codec(stream) not in CODECS:
+        raise UnsupportedVideo(f"codec: expected {', '.join(sorted(CODECS))}, got {_codec(stream)}")
+    return stream
+
+
+def _codec(stream: VideoStream) -> str:
+    context: CodecContext | None = stream.codec_context
+    return "one without a decoder" if context is None else context.codec.canonical_name
+
+
+def _fraction(value: Any) -> Fraction | None:
+    """PyAV's rationals are Fractions in some releases and a type of their own in others."""
+    return Fraction(value.numerator, value.denominator) if value else None

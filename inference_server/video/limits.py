@@ -1,0 +1,63 @@
+"""What a decoder process may not do, from its first instruction on."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_NO_NEW_PRIVS = 38
+_OPEN_FILES = 64
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent, `parent`, ends, where the kernel can."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # the parent ended before the call
+        os._exit(0)
+
+
+def harden() -> None:
+    """No core dumps, few open files, no way to new privileges, no look into this process from its equals."""
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_NOFILE, _OPEN_FILES)
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def limit_memory(extra_bytes: int) -> None:
+    """Allow `extra_bytes` of address space beyond what is in use now."""
+    _lower(resource.RLIMIT_AS, _address_space() + extra_bytes)
+
+
+def limit_file_size(size: int) -> None:
+    """Let no file that this process writes grow beyond `size` bytes."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    _lower(resource.RLIMIT_FSIZE, size)
+
+
+def _lower(limit: int, value: int) -> None:
+    _, hard = resource.getrlimit(limit)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    # macOS takes no limit on address space.
+    with suppress(ValueError, OSError):
+        resource.setrlimit(limit, (value, value))
+
+
+def _address_space() -> int:
+    if not sys.platform.startswith("linux"):
+        return 0
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * resource.getpagesize()
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(option, ctypes.c_ulong(value), 0, 0, 0)

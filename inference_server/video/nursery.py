@@ -1,0 +1,116 @@
+"""The process that decoders are forked from: it has loaded what they need and nothing else.
+
+Run as `python -m inference_server.video.nursery FD`, FD being a socket to the server. The server sends {"type": "fork",
+"id"}, with the two sockets of the decoder attached, and {"type": "kill", "id"}; it is told {"type": "exited", "id",
+"status"} (negative: the signal) and {"type": "refused", "id", "reason"}. When the server goes, so do the nursery and
+all of its children.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from contextlib import suppress
+from typing import Any
+
+from inference_server.video import limits, wire
+from inference_server.video.worker import run_worker
+
+
+class Nursery:
+    """Forks, kills and reaps."""
+
+    def __init__(self, server: socket.socket) -> None:
+        self._server = server
+        self._unpacker = wire.Unpacker()
+        self._fds: list[int] = []
+        self._children: dict[int, int] = {}  # worker id by pid
+        self._wake_read, self._wake_write = socket.socketpair()
+
+    def run(self) -> None:
+        """Serve until the server is gone."""
+        self._wake_write.settimeout(0)
+        signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        poll = select.poll()
+        poll.register(self._server, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        with suppress(OSError, wire.ProtocolError):
+            while self._step({fd for fd, _ in poll.poll()}):
+                pass
+        for pid in self._children:
+            os.kill(pid, signal.SIGKILL)
+
+    def _step(self, ready: set[int]) -> bool:
+        if self._wake_read.fileno() in ready:
+            self._wake_read.recv(4096)
+            self._reap()
+        if self._server.fileno() not in ready:
+            return True
+        data, fds, _, _ = socket.recv_fds(self._server, wire.MAX_MESSAGE_BYTES, 64)
+        self._fds += fds
+        for message in self._unpacker.feed(data):
+            self._handle(message)
+        return bool(data)
+
+    def _handle(self, message: dict[str, Any]) -> None:
+        if message["type"] == "fork":
+            sockets = [self._fds.pop(0), self._fds.pop(0)]
+            self._fork(message["id"], *sockets)
+            for fd in sockets:
+                os.close(fd)
+        elif message["type"] == "kill":
+            # Only pids that have not been reaped are in the table, so none of them can be another process by now.
+            for pid, worker in self._children.items():
+                if worker == message["id"]:
+                    os.kill(pid, signal.SIGKILL)
+
+    def _fork(self, worker: int, control: int, data: int) -> None:
+        parent = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._send({"type": "refused", "id": worker, "reason": str(error)})
+            return
+        if pid:
+            self._children[pid] = worker
+            return
+        try:
+            limits.die_with(parent)
+            self._forget()
+            run_worker(socket.socket(fileno=control), socket.socket(fileno=data))
+        finally:  # whatever happens, a child never returns into the nursery's loop
+            os._exit(1)
+
+    def _forget(self) -> None:
+        """Drop, in a child, what belongs to the nursery."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for owned in (self._server, self._wake_read, self._wake_write):
+            owned.close()
+
+    def _reap(self) -> None:
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            worker = self._children.pop(pid)
+            self._send({"type": "exited", "id": worker, "status": os.waitstatus_to_exitcode(status)})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._server.sendall(wire.pack(message))
+
+
+def main(fd: int) -> None:
+    limits.harden()  # what is forked inherits it
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy every page it visits
+    Nursery(socket.socket(fileno=fd)).run()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,50 @@
+"""Where decoders come from."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Self
+
+from inference_server.detection.geometry import Layout
+from inference_server.video.pictures import PictureJob
+from inference_server.video.processes import Nursery
+from inference_server.video.settings import DecoderSettings
+from inference_server.video.stream import DecodedStream
+from inference_server.video.values import Picture, PreparedFrame, StreamRequest, Target
+
+
+class DecoderPool:
+    """Gives every video, and every set of pictures, a process of its own. Use as an async context manager."""
+
+    def __init__(self, settings: DecoderSettings | None = None) -> None:
+        self._settings = settings or DecoderSettings()
+        self._nursery = Nursery()
+
+    async def __aenter__(self) -> Self:
+        self._nursery.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End all decoders."""
+        await self._nursery.close()
+
+    async def open(self, request: StreamRequest, target: Target) -> DecodedStream:
+        """A stream that is ready to be fed. Nothing is waited for; close it when done."""
+        return DecodedStream(self._nursery.fork(), request, target, self._settings)
+
+    @asynccontextmanager
+    async def prepare_pictures(self, pictures: Sequence[Picture], layout: Layout) -> AsyncIterator[list[PreparedFrame]]:
+        """The pictures, decoded and placed in `layout`, in order; `frame_index` is the position.
+
+        Raises InvalidPicture, UnsupportedVideo or VideoLimitExceeded, naming the picture as `frames[i]`, or
+        DecoderFailed.
+        """
+        if not pictures:
+            yield []
+            return
+        job = PictureJob(self._nursery.fork(), pictures, layout, self._settings)
+        try:
+            yield await job.run()
+        finally:
+            await job.close()

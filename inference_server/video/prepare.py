@@ -1,0 +1,101 @@
+"""A decoded picture on its way into a model's input: upright, scaled by libswscale, and placed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from av import VideoFrame
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+from inference_server.detection.geometry import Layout, Placement, place
+from inference_server.errors import VideoLimitExceeded
+
+_SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """How coded pixels become the picture as displayed: swap the axes, then flip.
+
+    `pixel_shape` is the width of a coded pixel in heights of it.
+    """
+
+    transpose: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+    pixel_shape: Fraction = Fraction(1)
+
+    def displayed(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height as displayed of a picture coded in `width` x `height` pixels."""
+        wide = max(1, round(width * self.pixel_shape))
+        return (height, wide) if self.transpose else (wide, height)
+
+    def upright(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A view of coded `pixels` (H, W, 3) as displayed."""
+        if self.transpose:
+            pixels = pixels.transpose(1, 0, 2)
+        return pixels[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
+
+
+def pose_of(frame: VideoFrame, pixel_shape: Fraction | None) -> Pose:
+    """The pose that the frame's display matrix asks for, to the nearest quarter turn."""
+    shape = pixel_shape if pixel_shape is not None and pixel_shape > 0 else Fraction(1)
+    data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
+    if data is None:
+        return Pose(pixel_shape=shape)
+    # x' = a x + c y, y' = b x + d y, in 16.16 fixed point of the machine's byte order.
+    matrix = np.frombuffer(bytes(data), np.int32)
+    a, b, c, d = (int(matrix[i]) for i in (0, 1, 3, 4))
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Pose(transpose=False, flip_x=a < 0, flip_y=d < 0, pixel_shape=shape)
+    return Pose(transpose=True, flip_x=c < 0, flip_y=b < 0, pixel_shape=shape)
+
+
+class Preparer:
+    """Places pictures, whose sizes may change, in memory that is handed to it."""
+
+    def __init__(self, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+        self._scaler = VideoReformatter()
+        # What lies around the picture in each slot, so that the border is filled only when it moves.
+        self._borders: dict[int, tuple[Layout, Placement]] = {}
+
+    def forget_borders(self) -> None:
+        """The slots are in other memory now."""
+        self._borders.clear()
+
+    def check(self, width: int, height: int) -> None:
+        """Raise VideoLimitExceeded for a picture that is too large."""
+        if width * height > self._max_pixels:
+            raise VideoLimitExceeded(f"max_pixels: expected at most {self._max_pixels}, got {width}x{height}")
+
+    def prepare(
+        self, frame: VideoFrame, pose: Pose, layout: Layout, slot: int, into: NDArray[np.uint8]
+    ) -> tuple[int, int]:
+        """Write `frame` into `into`, which is slot `slot`: uint8 (layout height, layout width, 3).
+
+        Returns width and height of the picture as displayed. Raises VideoLimitExceeded.
+        """
+        width, height = pose.displayed(frame.width, frame.height)
+        self.check(frame.width, frame.height)
+        self.check(width, height)
+        spot = place(layout, width, height)
+        if self._borders.get(slot) != (layout, spot):
+            into[:] = layout.fill
+            self._borders[slot] = (layout, spot)
+        pixels = pose.upright(
+            self._scale(frame, *((spot.height, spot.width) if pose.transpose else (spot.width, spot.height)))
+        )
+        into[spot.top : spot.top + spot.height, spot.left : spot.left + spot.width] = pixels
+        return width, height
+
+    def _scale(self, frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:
+        """The frame in RGB at `width` x `height`: a view (H, W, 3) of what libswscale wrote, which has padded rows."""
+        rgb = self._scaler.reformat(frame, width, height, "rgb24", interpolation=_SCALING, threads=1)
+        plane = rgb.planes[0]
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[:height]
+        return rows[:, : width * 3].reshape(height, width, 3)

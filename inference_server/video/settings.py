@@ -1,0 +1,53 @@
+"""What the decoders of one server may use."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MIB = 1024 * 1024
+
+
+def _default_spool_folder() -> Path:
+    return Path(tempfile.gettempdir())
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderSettings:
+    """Limits of each decoder process, which decodes one video.
+
+    `slots`: frames a stream may have prepared and not released; its frame memory is slots x width x height x 3 bytes.
+    `threads`: threads that decode one stream.
+    `max_pixels`: largest picture, as coded and as displayed.
+    `max_spool_bytes`: largest MP4 or MOV that keeps its index at the end; such a file is kept, without a name, in
+    `spool_folder` until it is decoded.
+    `memory_limit_bytes`: address space of a decoder beyond what it starts with.
+    `decode_timeout_seconds`: a decoder that does not answer for so long is killed; one that waits does answer.
+    `corrupt_packet_budget`: packets that may fail to decode before the video is given up.
+    Raises ValueError naming the field that is out of range.
+    """
+
+    slots: int = 4
+    threads: int = 1
+    max_pixels: int = 8192 * 8192
+    max_spool_bytes: int = 2048 * MIB
+    spool_folder: Path = field(default_factory=_default_spool_folder)
+    memory_limit_bytes: int = 2048 * MIB
+    decode_timeout_seconds: float = 10.0
+    corrupt_packet_budget: int = 256
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("slots", 1, 1024),
+            ("threads", 1, 64),
+            ("max_pixels", 1, 2**31 - 1),
+            ("max_spool_bytes", 0, 2**62),
+            ("memory_limit_bytes", 64 * MIB, 2**62),
+            ("decode_timeout_seconds", 0.1, 86_400),
+            ("corrupt_packet_budget", 0, 2**31 - 1),
+        ):
+            if not least <= (value := getattr(self, name)) <= most:
+                raise ValueError(f"{name}: expected {least}..{most}, got {value}")
+        if not self.spool_folder.is_dir():
+            raise ValueError(f"spool_folder: expected a folder that exists, got {self.spool_folder}")

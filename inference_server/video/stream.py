@@ -1,0 +1,204 @@
+"""One video being decoded, as the pipeline sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Any, Self
+
+from inference_server.errors import CorruptVideo, VideoError
+from inference_server.video import wire
+from inference_server.video.conversation import Conversation, share
+from inference_server.video.memory import FrameMemory, frame_bytes
+from inference_server.video.processes import DecoderProcess
+from inference_server.video.settings import DecoderSettings
+from inference_server.video.values import PreparedFrame, StreamRequest, Target, VideoInfo, VideoSummary
+
+_INT32, _INT63 = 2**31 - 1, 2**63 - 1
+
+
+class DecodedStream:
+    """Bytes in by `feed`, frames out by iteration, both at once. Use as an async context manager.
+
+    Iterate once. The iteration, and `started`, raise a VideoError if the video or its decoder fails; `feed` does not.
+    `summary` is complete when the iteration has ended.
+    """
+
+    def __init__(
+        self, process: DecoderProcess, request: StreamRequest, target: Target, settings: DecoderSettings
+    ) -> None:
+        self.summary = VideoSummary()
+        self._bytes_received = 0
+        # More than one slot would let frames wait that are not the newest.
+        self._slots = 1 if request.latest else settings.slots
+        self._frames: deque[PreparedFrame] = deque()
+        self._last_index = -1
+        self._changed = asyncio.Event()
+        self._info: VideoInfo | None = None
+        self._error: VideoError | None = None
+        # What frames on their way may be prepared for: the newest target, and older ones not yet acknowledged as over.
+        self._aims: dict[int, tuple[Target, FrameMemory]] = {}
+        self._generation = target.generation
+        timeout = settings.decode_timeout_seconds
+        self._decoder = Conversation(process, timeout, self._receive, self._end)
+        self._decoder.send(type="video", request=asdict(request), **_limits(settings))
+        self._aim(target, None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop decoding; returns when the process is gone. Frames not yet released stay readable."""
+        await self._decoder.close()
+
+    async def feed(self, chunk: bytes) -> None:
+        """Add encoded bytes. Returns once they are on their way: a decoder that waits makes this wait.
+
+        Bytes that come after the last frame wanted are dropped.
+        """
+        if await self._decoder.write(chunk):
+            self._bytes_received += len(chunk)
+
+    async def end_of_input(self) -> None:
+        """Say that no more bytes will come."""
+        self._decoder.end_of_input()
+
+    async def started(self) -> VideoInfo:
+        """What was recognised, once the first frame is decoded. Raises VideoError."""
+        await self._until(lambda: self._info is not None)
+        if self._info is None:
+            raise self._error or CorruptVideo("there is no picture in it")
+        return self._info
+
+    async def retarget(self, target: Target) -> None:
+        """Prepare frames for `target`. Returns once every frame prepared for an older one is in the iteration's queue.
+
+        Also returns when the stream has ended. Raises ValueError if the generation does not grow.
+        """
+        if target.generation <= self._generation:
+            raise ValueError(f"generation: expected more than {self._generation}, got {target.generation}")
+        self._aim(target, self._aims[self._generation][1])
+        await self._until(lambda: min(self._aims) >= target.generation)
+
+    async def __aiter__(self) -> AsyncIterator[PreparedFrame]:
+        while True:
+            await self._until(lambda: bool(self._frames))
+            if not self._frames:
+                break
+            yield self._frames.popleft()
+        if self._error is not None:
+            raise self._error
+
+    def _aim(self, target: Target, memory: FrameMemory | None) -> None:
+        """Send the target, with new memory unless its frames fit into `memory`."""
+        fd = None
+        if memory is None or frame_bytes(target.layout) > memory.slot_bytes:
+            fd, memory = share(target.layout, self._slots)
+        self._aims[target.generation] = target, memory
+        self._generation = target.generation
+        self._decoder.send_target(target, memory.slots, memory.slot_bytes, fd)
+        if fd is not None:
+            os.close(fd)
+
+    async def _until(self, ready: Callable[[], bool]) -> None:
+        """Wait until `ready`, or until nothing more can come."""
+        while not ready() and not self._decoder.ended:
+            await self._changed.wait()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _receive(self, message: dict[str, Any]) -> None:
+        match message.get("type"):
+            case "started":
+                self._info = _info(message)
+            case "frame":
+                self._frames.append(self._frame(message))
+            case "retargeted":
+                self._acknowledge(wire.integer(message, "generation", 0, self._generation))
+            case "finished":
+                self.summary = self._summary(message)
+            case kind:
+                raise wire.ProtocolError(f"type: expected one that a decoder sends, got {kind!r}")
+        self._notify()
+
+    def _end(self, error: VideoError | None) -> None:
+        self._error = error
+        if error is not None:
+            self.summary = VideoSummary(bytes_received=self._bytes_received)
+        self._notify()
+
+    def _acknowledge(self, generation: int) -> None:
+        if generation not in self._aims:
+            raise wire.ProtocolError(f"generation: expected one of {sorted(self._aims)}, got {generation}")
+        for older in [known for known in self._aims if known < generation]:
+            del self._aims[older]
+
+    def _frame(self, message: dict[str, Any]) -> PreparedFrame:
+        generation = wire.integer(message, "generation", 0, self._generation)
+        if generation not in self._aims:
+            raise wire.ProtocolError(f"generation: expected one of {sorted(self._aims)}, got {generation}")
+        target, memory = self._aims[generation]
+        slot = wire.integer(message, "slot", 0, memory.slots - 1)
+        memory.take(slot)
+        self._last_index = wire.integer(message, "frame_index", self._last_index + 1, _INT63)
+        return PreparedFrame(
+            frame_index=self._last_index,
+            pts=None if message.get("pts") is None else wire.integer(message, "pts", -_INT63, _INT63),
+            time_base=_time_base(message),
+            time_seconds=wire.number(message, "time_seconds"),
+            width=wire.integer(message, "width", 1, _INT32),
+            height=wire.integer(message, "height", 1, _INT32),
+            target=target,
+            pixels=memory.view(slot, target.layout),
+            decode_seconds=wire.number(message, "decode_seconds"),
+            prepare_seconds=wire.number(message, "prepare_seconds"),
+            on_release=partial(self._release, memory, slot),
+        )
+
+    def _release(self, memory: FrameMemory, slot: int) -> None:
+        memory.give_back(slot)
+        # Slots of memory that the decoder was told to leave need no word.
+        if memory is self._aims[self._generation][1]:
+            self._decoder.send(type="release", slot=slot)
+
+    def _summary(self, message: dict[str, Any]) -> VideoSummary:
+        return VideoSummary(
+            frames_decoded=wire.integer(message, "frames_decoded", 0, _INT63),
+            frames_dropped=wire.integer(message, "frames_dropped", 0, _INT63),
+            corrupt_packets=wire.integer(message, "corrupt_packets", 0, _INT63),
+            bytes_received=self._bytes_received,
+            truncated=wire.flag(message, "truncated"),
+        )
+
+
+def _info(message: dict[str, Any]) -> VideoInfo:
+    return VideoInfo(
+        container=wire.text(message, "container"),
+        codec=wire.text(message, "codec"),
+        width=wire.integer(message, "width", 1, _INT32),
+        height=wire.integer(message, "height", 1, _INT32),
+        frame_rate=wire.number(message, "frame_rate"),
+        duration_seconds=wire.number(message, "duration_seconds"),
+        frame_count=wire.integer(message, "frame_count", 0, _INT63),
+    )
+
+
+def _time_base(message: dict[str, Any]) -> tuple[int, int]:
+    pair = message.get("time_base")
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise wire.ProtocolError(f"time_base: expected two numbers, got {pair!r}")
+    parts = {"numerator": pair[0], "denominator": pair[1]}
+    return wire.integer(parts, "numerator", 1, _INT32), wire.integer(parts, "denominator", 1, _INT32)
+
+
+def _limits(settings: DecoderSettings) -> dict[str, Any]:
+    return asdict(settings) | {"spool_folder": str(settings.spool_folder)}

@@ -1,0 +1,136 @@
+"""One video in a decoder process: decoded, sampled, prepared, and handed to the server slot by slot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from av import VideoFrame
+
+from inference_server.video.decoding import Decoding
+from inference_server.video.link import Link
+from inference_server.video.memory import FrameMemory
+from inference_server.video.prepare import Preparer, pose_of
+from inference_server.video.sampling import Choice, Clock, Sampler
+from inference_server.video.source import open_source
+from inference_server.video.values import StreamRequest, Target
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """A frame that is wanted."""
+
+    frame: VideoFrame
+    index: int
+    seconds: float
+    decode_seconds: float
+
+
+class StreamJob:
+    """Single-threaded; messages are handled while it waits for input or for a slot, and between frames."""
+
+    def __init__(self, link: Link, task: dict[str, Any], target: Target, memory: FrameMemory) -> None:
+        self._link = link
+        self._task = task
+        self._request = StreamRequest(**task["request"])
+        self._preparer = Preparer(task["max_pixels"])
+        self._decoded = self._sent = self._dropped = 0
+        self._held: _Sample | None = None  # the newest frame without a slot, if only the newest counts
+        self._decoding: Decoding
+        self.retarget(target, memory)
+
+    def retarget(self, target: Target, memory: FrameMemory | None) -> None:
+        """From now on prepare for `target`, in `memory` if given: all of its slots are free."""
+        self._target = target
+        if memory is not None:
+            self._memory = memory
+            self._free = list(range(memory.slots))
+            self._preparer.forget_borders()
+            self._send_held()
+
+    def release(self, slot: int) -> None:
+        """The server is done with `slot`."""
+        self._free.append(slot)
+        self._send_held()
+
+    def run(self, spool_folder: Path) -> None:
+        """Decode to the end, and tell the server about it. Raises VideoError."""
+        task = self._task
+        demuxer, source = open_source(self._link, spool_folder, task["max_spool_bytes"])
+        self._decoding = Decoding(demuxer, source, task["max_pixels"], task["threads"], task["corrupt_packet_budget"])
+        for sample in self._samples(self._start(self._decoding.frames())):
+            self._offer(sample)
+            if self._sent + (self._held is not None) == self._request.max_frames:
+                break
+        while self._held is not None:
+            self._link.serve(wait=True)
+        self._finish()
+
+    def _start(self, frames: Iterator[tuple[VideoFrame, float]]) -> Iterator[tuple[VideoFrame, float]]:
+        """Tell the server about the video as soon as its first frame shows how it is displayed."""
+        first = next(frames)
+        frame = first[0]
+        size = pose_of(frame, self._decoding.pixel_shape).displayed(frame.width, frame.height)
+        self._link.send(type="started", **asdict(self._decoding.info(*size)))
+        return chain((first,), frames)
+
+    def _samples(self, frames: Iterator[tuple[VideoFrame, float]]) -> Iterator[_Sample]:
+        clock, sampler = Clock(self._decoding.frame_rate), Sampler(self._request)
+        for index, (frame, decode_seconds) in enumerate(frames):
+            self._decoded += 1
+            self._link.serve(wait=False)
+            seconds = clock.seconds(frame.pts, self._decoding.time_base(frame))
+            match sampler.choose(index, seconds):
+                case Choice.TAKE:
+                    yield _Sample(frame, index, seconds, decode_seconds)
+                case Choice.STOP:
+                    return
+
+    def _offer(self, sample: _Sample) -> None:
+        if self._request.latest:
+            self._dropped += self._held is not None
+            self._held = sample
+            self._send_held()
+            return
+        while not self._free:
+            self._link.serve(wait=True)
+        self._send(sample)
+
+    def _send_held(self) -> None:
+        if self._held is not None and self._free:
+            sample, self._held = self._held, None
+            self._send(sample)
+
+    def _send(self, sample: _Sample) -> None:
+        started = perf_counter()
+        slot, frame, layout = self._free.pop(), sample.frame, self._target.layout
+        pose = pose_of(frame, self._decoding.pixel_shape)
+        width, height = self._preparer.prepare(frame, pose, layout, slot, self._memory.view(slot, layout))
+        self._sent += 1
+        time_base = self._decoding.time_base(frame)
+        self._link.send(
+            type="frame",
+            slot=slot,
+            generation=self._target.generation,
+            frame_index=sample.index,
+            pts=frame.pts,
+            time_base=[time_base.numerator, time_base.denominator],
+            time_seconds=sample.seconds,
+            width=width,
+            height=height,
+            decode_seconds=sample.decode_seconds,
+            prepare_seconds=perf_counter() - started,
+        )
+
+    def _finish(self) -> None:
+        self._link.send(
+            type="finished",
+            frames_decoded=self._decoded,
+            frames_dropped=self._dropped,
+            corrupt_packets=self._decoding.corrupt_packets,
+            truncated=self._decoding.truncated,
+        )
