@@ -7,6 +7,7 @@ python clients/stubs.py --check    exit 1 and name the files that differ
 from __future__ import annotations
 
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from grpc_tools import protoc
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 CLIENTS = ROOT / "clients"
+SCRIPTS = Path(sysconfig.get_path("scripts"))  # of this interpreter, whether or not it is on PATH
 
 
 def generate(destination: Path) -> list[Path]:
@@ -24,6 +26,7 @@ def generate(destination: Path) -> list[Path]:
     sources = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     arguments = ["protoc", f"-I{PROTOS}", f"-I{well_known}"]
     arguments += [f"--{kind}_out={destination}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    arguments += [f"--plugin={SCRIPTS / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
     if protoc.main([*arguments, *sources]) != 0:
         raise SystemExit("protoc failed")
     return sorted(path.relative_to(destination) for path in destination.rglob("*_pb2*.py*") if path.suffix != ".pyc")

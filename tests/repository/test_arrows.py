@@ -1,0 +1,140 @@
+"""Where a line goes: which module may import what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from tests.repository.house import reachable, read, uses, within
+
+CLIENTS = ("videoai", "demo", "sidecar")
+WIRE = ("registry_server.service", "registry_server.convert", "inference_server.service", *CLIENTS)
+SERVERS = ("registry_server.server", "inference_server.server")
+WATCHER = ("inference_server.watcher", "inference_server.reporter")
+
+# What each of these may be used by; nothing else of ours may.
+PLACES: Mapping[str, tuple[str, ...]] = {
+    "av": ("inference_server.video", "videoai.drawing", "demo", "sidecar"),
+    "onnxruntime": ("inference_server.engine",),
+    "onnx": ("inference_server.engine", "registry_server.artifacts", "demo"),
+    "filelock": ("registry_server.json_storage",),
+    "os.fsync": ("registry_server.files", "inference_server.state"),
+    "watchfiles": ("registry_server.follow",),
+    "grpc": (*WIRE, *SERVERS, "server_kit"),
+    "grpc_health": ("server_kit",),
+    "grpc_reflection": ("server_kit",),
+    "google.protobuf": (*WIRE, *WATCHER, "server_kit.reflection"),
+    "videoai.registry.v1": (*WIRE, *SERVERS, *WATCHER),
+    "videoai.inference.v1": (*WIRE, *SERVERS),
+    "fastapi": ("registry_server.rest",),
+    "uvicorn": ("registry_server.rest",),
+    "click": (
+        *(
+            f"{server}.{module}"
+            for server in ("registry_server", "inference_server")
+            for module in ("settings", "__main__")
+        ),
+        "server_kit.options",
+        "server_kit.healthcheck",
+        *CLIENTS,
+    ),
+    "os.environ": ("videoai", "inference_server.video.processes", "demo"),
+    # The servers' signals are server_kit's; the decoder's workers are processes of their own.
+    "signal": ("server_kit", "inference_server.video", "demo"),
+}
+# A corrupt ONNX file shows itself as protobuf's error: no type of the wire.
+EXCEPTIONS = {("registry_server.artifacts", "google.protobuf"), ("inference_server.engine.graph", "google.protobuf")}
+
+# What importing the first must never bring along, however indirectly.
+APART: Mapping[str, tuple[str, ...]] = {
+    "registry_server": ("inference_server",),
+    "inference_server": ("registry_server",),
+    "server_kit": ("registry_server", "inference_server", "videoai"),
+    "videoai": ("registry_server", "inference_server", "server_kit", "onnx", "onnxruntime"),
+    "inference_server.video.worker": ("grpc", "google", "onnx", "onnxruntime", "videoai", "server_kit"),
+    "inference_server.engine": ("grpc", "videoai", "av", "server_kit", "inference_server.video"),
+    "inference_server.video": ("grpc", "videoai", "onnxruntime", "server_kit", "inference_server.engine"),
+    "registry_server.storage": ("registry_server.registry", "registry_server.service", "grpc", "videoai"),
+    "registry_server.registry": ("registry_server.service", "registry_server.server", "grpc", "videoai"),
+}
+
+# The domain, and the only packages beyond the standard library that it stands on.
+PURE: Mapping[str, tuple[str, ...]] = {"registry_server.catalog": (), "inference_server.detection": ("numpy",)}
+THIRD_PARTY = ("grpc", "google", "av", "onnx", "onnxruntime", "filelock", "watchfiles", "structlog", "click", "numpy",
+               "prometheus_client", "fastapi", "uvicorn", "rich", "videoai", "server_kit", "os.environ")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def house() -> dict[str, set[str]]:
+    return read()
+
+
+def misplaced(house: Mapping[str, set[str]]) -> list[str]:
+    return [
+        f"{module} uses {name}, which belongs to {', '.join(places)}"
+        for module, used in house.items()
+        for name, places in PLACES.items()
+        if any(within(use, name) for use in used) and not within(module, *places) and (module, name) not in EXCEPTIONS
+    ]
+
+
+def crossed(house: Mapping[str, set[str]]) -> list[str]:
+    return [
+        f"{module} brings along {use}"
+        for start, banned in APART.items()
+        for module in house
+        if within(module, start)
+        for use in sorted(reachable(module, house))
+        if within(use, *banned)
+    ]
+
+
+def impure(house: Mapping[str, set[str]]) -> list[str]:
+    return [
+        f"{module} brings along {use}"
+        for start, allowed in PURE.items()
+        for module in house
+        if within(module, start)
+        for use in sorted(reachable(module, house))
+        if within(use, *THIRD_PARTY) and not within(use, *allowed)
+    ]
+
+
+@pytest.mark.parametrize("rule", [misplaced, crossed, impure])
+def test_arrows_hold(rule: object, house: dict[str, set[str]]) -> None:
+    assert callable(rule)
+    assert rule(house) == []
+
+
+def test_all_places_exist(house: dict[str, set[str]]) -> None:
+    named = {place for places in PLACES.values() for place in places} | {*APART, *PURE}
+    assert sorted(named - house.keys()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "rule"),
+    [
+        ("registry_server.catalog", "import grpc", misplaced),
+        ("registry_server.registry", "from videoai.registry.v1 import registry_pb2", misplaced),
+        ("inference_server.pipeline", "def f():\n    import av.container", misplaced),
+        ("inference_server.service", "from onnxruntime import InferenceSession", misplaced),
+        ("registry_server.registry", "import os\nos.fsync(3)", misplaced),
+        ("inference_server.pipeline", "import os\nos.environ['HOME']", misplaced),
+        ("registry_server.service", "from inference_server import errors", crossed),
+        ("server_kit.app", "import videoai.errors", crossed),
+        ("inference_server.errors", "import grpc", crossed),  # by way of the worker, which imports the errors
+        ("registry_server.errors", "from . import json_storage", impure),  # by way of the catalog
+        ("inference_server.detection.geometry", "from ..engine import session", impure),
+    ],
+)
+def test_violations_are_caught(module: str, source: str, rule: object, house: dict[str, set[str]]) -> None:
+    assert callable(rule)
+    assert module in house
+    assert rule({**house, module: house[module] | uses(source, module)})
+
+
+def test_relative_imports_are_resolved() -> None:
+    assert uses("from . import b", "a.c") == {"a", "a.b"}
+    assert uses("from .b import d", "a", package=True) == {"a.b", "a.b.d"}
+    assert uses("from ..b import d", "a.c.e") == {"a.b", "a.b.d"}
