@@ -7,6 +7,7 @@ InferenceError
 ├── RawTensorsOnly          the version has no detections to give, only raw tensors, and they were not asked for
 ├── Overloaded              a limit of this server is reached; the message names the limit
 ├── ShuttingDown            this server is going away
+├── NotImplementedYet       a part of the contract that this release does not have
 ├── ModelRefused            a version cannot be served: missing, changed, broken, or a layout nobody knows
 ├── DeviceUnavailable       the device asked for does not run sessions on this machine
 └── VideoError              a video or picture cannot be analysed
@@ -66,6 +67,10 @@ class ShuttingDown(InferenceError):
 
     def __init__(self) -> None:
         super().__init__("the server is shutting down")
+
+
+class NotImplementedYet(InferenceError):
+    """A part of the contract that this release does not have; the message says what to do instead."""
 
 
 class ModelRefused(InferenceError):

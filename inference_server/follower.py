@@ -17,7 +17,7 @@ from inference_server.state import Announcement
 
 log = structlog.get_logger(__name__)
 
-Apply = Callable[[ServedModel, Announcement, Callable[[], bool]], Awaitable[None]]
+Apply = Callable[[ServedModel, Announcement, Callable[[], bool]], Awaitable[bool]]
 
 
 class Follower:
@@ -63,14 +63,14 @@ class Follower:
             return
         self._settle(wanted, State.LOADING, "LOADING")
         try:
-            await self._apply(model, wanted, lambda: self._wanted is wanted)
+            swapped = await self._apply(model, wanted, lambda: self._wanted is wanted)
         except ModelRefused as error:
             self._refuse(wanted, str(error))
         except Exception:
             log.exception("version failed to load", model_name=model.model_name, version=version.version)
             self._refuse(wanted, "it failed to load for a reason that is not its own, see the server's log")
         else:
-            if self._runs(version):
+            if swapped:
                 self._settle(wanted, State.SERVING, "APPLIED")
 
     def _runs(self, version: ModelVersion) -> bool:

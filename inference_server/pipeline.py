@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -108,7 +108,7 @@ class Pipeline:
 
     async def analyze_video(
         self, model_name: str, request: StreamRequest, analysis: Analysis, chunks: AsyncIterator[bytes]
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """Decode `chunks` and answer the frames sampled, while more chunks come in."""
         if len(self._streams) >= self._max_streams:
             raise Overloaded(f"max-streams: {self._max_streams} videos are being analysed, the limit of this server")
@@ -177,7 +177,7 @@ class _Stream:
         for lease in self._leases.values():
             lease.release()
 
-    async def run(self, decoded: DecodedStream, chunks: AsyncIterator[bytes]) -> AsyncIterator[Event]:
+    async def run(self, decoded: DecodedStream, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Event, None]:
         """Yield what happens to the video, in order."""
         parts = (self._upload(decoded, chunks), self._follow(decoded), self._read(decoded))
         tasks = [asyncio.create_task(self._guard(part)) for part in parts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from inference_server.errors import (
     InvalidPicture,
     ModelNotReady,
     ModelNotServed,
+    NotImplementedYet,
     Overloaded,
     RawTensorsOnly,
     ShuttingDown,
@@ -44,6 +46,7 @@ ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
     RawTensorsOnly: grpc.StatusCode.FAILED_PRECONDITION,
     ModelNotReady: grpc.StatusCode.UNAVAILABLE,
     ShuttingDown: grpc.StatusCode.UNAVAILABLE,
+    NotImplementedYet: grpc.StatusCode.UNIMPLEMENTED,
     DecoderFailed: grpc.StatusCode.INTERNAL,
 }
 
@@ -71,29 +74,31 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self._models = models
         self._identity = identity
 
-    async def AnalyzeVideo(  # type: ignore[override] # noqa: N802 - the stubs serve the threaded server too
+    async def AnalyzeVideo(  # noqa: N802 - named by the .proto
         self, request_iterator: AsyncIterator[pb.AnalyzeVideoRequest], context: Context
     ) -> AsyncIterator[pb.AnalyzeVideoResponse]:
         config = await _config(request_iterator)
         events = self._pipeline.analyze_video(
             config.model_name, _stream_request(config), _analysis(config), _chunks(request_iterator)
         )
-        async for event in events:
-            yield _response(event)
+        async with aclosing(events):
+            async for event in events:
+                yield _response(event)
 
-    async def AnalyzeSource(self, request: pb.AnalyzeSourceRequest, context: Context) -> Any:  # noqa: N802
-        await context.abort(
-            grpc.StatusCode.UNIMPLEMENTED, "AnalyzeSource is not implemented yet: send the video with AnalyzeVideo"
-        )
+    async def AnalyzeSource(  # noqa: N802
+        self, request: pb.AnalyzeSourceRequest, context: Context
+    ) -> AsyncIterator[pb.AnalyzeSourceResponse]:
+        raise NotImplementedYet("AnalyzeSource is not implemented yet: send the video with AnalyzeVideo")
+        yield  # type: ignore[unreachable] # makes this a stream
 
-    async def AnalyzeFrames(self, request: pb.AnalyzeFramesRequest, context: Context) -> pb.AnalyzeFramesResponse:  # type: ignore[override] # noqa: N802
+    async def AnalyzeFrames(self, request: pb.AnalyzeFramesRequest, context: Context) -> pb.AnalyzeFramesResponse:  # noqa: N802
         if not 1 <= len(request.frames) <= MAX_PICTURES:
             raise InvalidField("frames", f"1..{MAX_PICTURES} pictures, got {len(request.frames)}")
         pictures = [_picture(index, picture) for index, picture in enumerate(request.frames)]
         answered = await self._pipeline.analyze_pictures(request.model_name, _analysis(request), pictures)
         return pb.AnalyzeFramesResponse(results=[_frame(frame) for frame in answered])
 
-    async def GetServingState(self, request: pb.GetServingStateRequest, context: Context) -> pb.GetServingStateResponse:  # type: ignore[override] # noqa: N802
+    async def GetServingState(self, request: pb.GetServingStateRequest, context: Context) -> pb.GetServingStateResponse:  # noqa: N802
         return pb.GetServingStateResponse(
             instance_id=self._identity.instance_id,
             registry=self._identity.registry,

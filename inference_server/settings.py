@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Settings:
     unload_cleared: bool
     max_streams: int
     max_batch: int
-    spool_folder: Path | None
+    spool_folder: Path
     max_spool_bytes: int
     grace_seconds: float
 
@@ -100,7 +101,9 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
         _option(
             "--spool-folder",
             type=click.Path(exists=True, file_okay=False, path_type=Path),
-            help="Where videos wait whose index is at their end. [default: the system's folder for temporary files]",
+            default=tempfile.gettempdir(),
+            show_default="the system's folder for temporary files",
+            help="Where videos wait whose index is at their end.",
         ),
         _option(
             "--max-spool-bytes",

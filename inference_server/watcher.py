@@ -143,8 +143,8 @@ class Watcher:
             self._followers[name] = Follower(model, self._apply, self._reporter)
         self._followers[name].announce(announcement)
 
-    async def _apply(self, model: ServedModel, announcement: Announcement, wanted: Callable[[], bool]) -> None:
-        """Load a version and swap it in, unless another is `wanted` by then. Raises ModelRefused."""
+    async def _apply(self, model: ServedModel, announcement: Announcement, wanted: Callable[[], bool]) -> bool:
+        """Load a version and swap it in, unless another is wanted by then; say whether. Raises ModelRefused."""
         name, number = model.model_name, announcement.version.version
         start = perf_counter()
         loaded = await asyncio.get_running_loop().run_in_executor(self._loader, self._load, announcement.version)
@@ -152,7 +152,7 @@ class Watcher:
         if not wanted():
             log.info("version was superseded while it was loaded", model_name=name, version=number)
             await asyncio.to_thread(loaded.close)
-            return
+            return False
         model.swap(loaded)
         self._on_ready(self._models.ready)
         metrics.ACTIVATIONS.labels(name, "applied").inc()
@@ -166,6 +166,7 @@ class Watcher:
             load_seconds=round(perf_counter() - start, 3),
         )
         await asyncio.to_thread(self._state_file.remember, announcement)
+        return True
 
     def _cleared(self, name: str) -> None:
         model = self._models.announced(name) if name in self._followers else None

@@ -52,6 +52,7 @@ class Loader:
             model = self.fake_model(version.version)
             model.version = version
             served.swap(model)
+        return wanted()
 
 
 def announce(version, revision=None, sha256="ab" * 32):
