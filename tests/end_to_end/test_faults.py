@@ -6,7 +6,7 @@ import signal
 import grpc
 import onnx
 import pytest
-from conftest import NAME, eventually
+from harness import NAME, eventually
 from onnx import TensorProto, helper
 from videoai.registry.v1 import registry_pb2
 

@@ -4,7 +4,7 @@ import threading
 
 import grpc
 import psutil
-from conftest import eventually
+from harness import eventually
 from videoai.inference.v1 import inference_pb2
 
 SWAPS = 200

@@ -9,8 +9,8 @@ from itertools import pairwise
 import grpc
 import numpy as np
 import pytest
-from conftest import NAME, PATIENCE, eventually
 from demo import scene
+from harness import NAME, PATIENCE, eventually
 from videoai.inference.v1 import inference_pb2
 from videoai.registry.v1 import registry_pb2
 
