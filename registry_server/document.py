@@ -79,6 +79,15 @@ def locate(text: str, where: Where) -> tuple[int, int]:
     return line_and_column(text, position)
 
 
+def same(left: object, right: object) -> bool:
+    """Whether two values are equal as JSON: key order does not count, and true is not 1, as it is to Python."""
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(same, left, right))
+    return isinstance(left, bool) == isinstance(right, bool) and left == right
+
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from registry_server import history
 from registry_server.catalog import Catalog
+from registry_server.document import same
 from registry_server.entry import MAX_VERSION, Entry, Status, TensorSpec, as_text, read_entry
 from registry_server.errors import (
     AlreadyRegistered,
@@ -176,7 +177,10 @@ def archive(catalog: Catalog, model_name: str, version: int) -> Change:
     entry = catalog.get(model_name, version)
     if entry.status is Status.PRODUCTION:
         raise InProduction(model_name, version, "archived")
-    return _replaced(catalog, entry, status=Status.ARCHIVED.value)
+    if entry.status is Status.ARCHIVED:
+        return Change(catalog, entry)
+    changed = _changed(entry, status=Status.ARCHIVED.value)
+    return Change(catalog.with_entry(changed), changed)
 
 
 def update_metadata(catalog: Catalog, model_name: str, version: int, parts: Mapping[str, Any]) -> Change:
@@ -184,7 +188,11 @@ def update_metadata(catalog: Catalog, model_name: str, version: int, parts: Mapp
     entry = catalog.get(model_name, version)
     # A part that is absent and is to be empty stays absent.
     news = {key: value for key, value in parts.items() if value or key in entry.metadata}
-    return _replaced(catalog, entry, metadata={**entry.metadata, **news})
+    metadata = {**entry.metadata, **news}
+    if same(metadata, entry.metadata):
+        return Change(catalog, entry)
+    changed = _changed(entry, metadata=metadata)
+    return Change(catalog.with_entry(changed), changed)
 
 
 def delete(catalog: Catalog, model_name: str, version: int) -> Change:
@@ -239,11 +247,6 @@ def _described(artifact: Artifact) -> dict[str, Any]:
         "inputs": [spec.as_raw() for spec in artifact.inputs],
         "outputs": [spec.as_raw() for spec in artifact.outputs],
     }
-
-
-def _replaced(catalog: Catalog, entry: Entry, **news: Any) -> Change:
-    changed = _changed(entry, **news)
-    return Change(catalog, entry) if changed.raw == entry.raw else Change(catalog.with_entry(changed), changed)
 
 
 def _changed(entry: Entry, **news: Any) -> Entry:

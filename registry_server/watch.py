@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from registry_server import history, metrics
+from registry_server.document import same
 from registry_server.entry import Entry
 from registry_server.errors import TooManyWatchers
 from registry_server.lineage import State
@@ -202,5 +203,5 @@ def _changed(old: State, new: State) -> Iterator[str]:
     before, after = old.catalog.in_production, new.catalog.in_production
     for name in before.keys() | after.keys():
         left, right = before.get(name), after.get(name)
-        if left is not right and (left is None or right is None or left.raw != right.raw):
+        if left is not right and (left is None or right is None or not same(left.raw, right.raw)):
             yield name

@@ -1,0 +1,267 @@
+"""Every storage keeps the same promises; the file keeps some of its own."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry_server.catalog import Catalog
+from registry_server.errors import CommitUncertain, RegistryFileInvalid, StorageUnavailable
+from registry_server.files import Files
+from registry_server.json_storage import JsonFileStorage
+from registry_server.storage import MemoryStorage, Storage
+
+NewStorage = Callable[[], Storage]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "registry.json"
+
+
+@pytest.fixture(params=["json", "memory"])
+def storage(request: pytest.FixtureRequest, file: Path) -> Storage:
+    return JsonFileStorage(file) if request.param == "json" else MemoryStorage()
+
+
+def adding(key: str, value: object = None) -> Callable[[Catalog], Catalog]:
+    return lambda catalog: catalog.with_rest(key, value)
+
+
+def counting(catalog: Catalog) -> Catalog:
+    return catalog.with_rest("count", catalog.rest.get("count", 0) + 1)
+
+
+# What every storage promises.
+
+
+def test_a_new_storage_is_empty(storage: Storage) -> None:
+    assert storage.load().entries == ()
+
+
+def test_what_was_written_is_loaded(storage: Storage) -> None:
+    written = storage.transact(adding("a", 1))
+    assert written.rest["a"] == 1
+    assert storage.load() is written
+
+
+def test_a_change_sees_the_one_before(storage: Storage) -> None:
+    for _ in range(3):
+        storage.transact(counting)
+    assert storage.load().rest["count"] == 3
+
+
+def test_a_step_that_fails_changes_nothing(storage: Storage) -> None:
+    before = storage.transact(adding("a"))
+
+    def fail(catalog: Catalog) -> Catalog:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        storage.transact(fail)
+    assert storage.load() is before
+    storage.transact(adding("b"))
+
+
+def test_what_did_not_change_is_the_same_object(storage: Storage) -> None:
+    before = storage.transact(adding("a"))
+    assert storage.transact(lambda catalog: catalog) is before
+    assert storage.load() is before
+
+
+def test_threads_lose_nothing(storage: Storage) -> None:
+    def work() -> None:
+        for _ in range(25):
+            storage.transact(counting)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert storage.load().rest["count"] == 100
+
+
+# What the file promises beyond.
+
+
+def _count_in_a_process(file: str, times: int) -> None:
+    storage = JsonFileStorage(Path(file), lock_timeout_seconds=60)
+    for _ in range(times):
+        storage.transact(counting)
+
+
+def test_file_locking(file: Path) -> None:
+    """Processes and threads that write at once lose nothing, and no reader ever sees anything but a whole file."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_count_in_a_process, args=(str(file), 40)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    threads = [threading.Thread(target=_count_in_a_process, args=(str(file), 40)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    seen = [0]
+    while any(worker.is_alive() for worker in (*processes, *threads)):
+        if file.exists():
+            seen.append(json.loads(file.read_bytes()).get("count", 0))
+    for worker in (*processes, *threads):
+        worker.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert json.loads(file.read_bytes())["count"] == 200
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 2
+
+
+def test_reading_creates_nothing(file: Path) -> None:
+    storage = JsonFileStorage(file)
+    storage.recover()
+    storage.load()
+    assert list(file.parent.iterdir()) == []
+
+
+def test_a_stuck_lock_is_named_after_the_timeout(file: Path) -> None:
+    other = JsonFileStorage(file)
+    held, release = threading.Event(), threading.Event()
+
+    def hold(catalog: Catalog) -> Catalog:
+        held.set()
+        release.wait(60)
+        return catalog
+
+    thread = threading.Thread(target=other.transact, args=(hold,))
+    thread.start()
+    try:
+        held.wait(60)
+        with pytest.raises(StorageUnavailable, match=r"registry\.json\.lock"):
+            JsonFileStorage(file, lock_timeout_seconds=0.05).transact(counting)
+    finally:
+        release.set()
+        thread.join()
+    assert JsonFileStorage(file).transact(counting).rest["count"] == 1
+
+
+def test_the_mode_of_the_file_is_kept(file: Path) -> None:
+    file.write_text('{"models": []}')
+    file.chmod(0o640)
+    JsonFileStorage(file).transact(counting)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_the_owner_of_the_file_is_kept(file: Path) -> None:
+    file.write_text('{"models": []}')
+    os.chown(file, 12345, 23456)
+    JsonFileStorage(file).transact(counting)
+    assert (file.stat().st_uid, file.stat().st_gid) == (12345, 23456)
+
+
+def test_what_a_crash_left_is_cleared_away(file: Path) -> None:
+    left = file.with_name(".registry.json.tmp")
+    left.write_text("half of a fi")
+    storage = JsonFileStorage(file)
+    storage.recover()
+    assert not left.exists()
+    left.write_text("another half")
+    storage.transact(counting)
+    assert not left.exists()
+
+
+def test_a_file_that_vanishes_is_not_taken_for_an_empty_one(file: Path) -> None:
+    storage = JsonFileStorage(file)
+    storage.transact(counting)
+    text = file.read_bytes()
+    file.unlink()
+    for attempt in (storage.load, lambda: storage.transact(counting)):
+        with pytest.raises(RegistryFileInvalid, match="gone"):
+            attempt()
+    assert not file.exists()
+    file.write_bytes(text)
+    assert storage.transact(counting).rest["count"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('{\n"models": [', (2, 12)),
+        ('{"models": [\n  {"model_name": "m", "version": 0, "path": "models/m", "status": "staging"}]}', (2, 34)),
+        ('{"models": [], "videoai": {"registry_uid": "u",\n "revision": "x"}}', (2, 14)),
+        ('{"models": [], "history": [{}]}', (1, 28)),
+        ("{}", (1, 1)),
+    ],
+)
+def test_an_invalid_file_is_refused_with_its_place_and_never_overwritten(
+    file: Path, text: str, place: tuple[int, int]
+) -> None:
+    file.write_text(text)
+    storage = JsonFileStorage(file)
+    for attempt in (storage.load, lambda: storage.transact(counting)):
+        with pytest.raises(RegistryFileInvalid) as caught:
+            attempt()
+        assert (caught.value.line, caught.value.column) == place
+        assert str(caught.value).startswith(f"{file}:{place[0]}:{place[1]}: ")
+    assert file.read_text() == text
+
+
+class Failing(Files):
+    """Fails the k-th operation from when it is armed; 0 = none."""
+
+    def __init__(self) -> None:
+        self.remaining = 0
+        self.failed = ""
+
+    def __getattribute__(self, name: str) -> Any:
+        operation = super().__getattribute__(name)
+        if name.startswith("_") or not callable(operation) or name == "close":
+            return operation
+
+        def counted(*arguments: Any) -> Any:
+            self.remaining -= 1
+            if self.remaining == 0:
+                self.failed = name
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return operation(*arguments)
+
+        return counted
+
+
+def test_whichever_operation_fails_the_file_is_old_or_new_and_the_next_write_works(file: Path) -> None:
+    files = Failing()
+    storage = JsonFileStorage(file, files=files)
+    storage.transact(counting)
+    failed = []
+    for k in range(1, 50):
+        before = file.read_bytes()
+        count = json.loads(before)["count"]
+        files.remaining, files.failed = k, ""
+        try:
+            storage.transact(counting)
+        except CommitUncertain:
+            assert json.loads(file.read_bytes())["count"] == count + 1
+        except StorageUnavailable:
+            assert file.read_bytes() == before
+        files.remaining = 0
+        assert sorted(path.name for path in file.parent.iterdir()) == ["registry.json", "registry.json.lock"]
+        count = json.loads(file.read_bytes())["count"]
+        assert storage.transact(counting).rest["count"] == count + 1
+        if not files.failed:
+            break
+        failed.append(files.failed)
+    assert failed == ["read", "remove", "create", "stat", "chmod", "write", "sync", "replace", "open_folder", "sync"]
+
+
+def test_short_writes_are_continued(file: Path) -> None:
+    class Short(Files):
+        def write(self, descriptor: int, data: memoryview) -> int:
+            return super().write(descriptor, data[:7])
+
+    JsonFileStorage(file, files=Short()).transact(adding("key", "value" * 100))
+    assert json.loads(file.read_bytes())["key"] == "value" * 100
