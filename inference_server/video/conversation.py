@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -67,20 +66,6 @@ class Conversation:
             "slot_bytes": slot_bytes,
         }
         self._channel.send(message, () if fd is None else (fd,))
-
-    async def write(self, data: bytes) -> bool:
-        """Send encoded bytes; returns once the kernel has them all, or False if nobody wants them any more."""
-        if self.ended or self._process.data.fileno() < 0:
-            return False
-        try:
-            await asyncio.get_running_loop().sock_sendall(self._process.data, data)
-        except (BrokenPipeError, ConnectionResetError):
-            return False
-        return True
-
-    def end_of_input(self) -> None:
-        if not self.ended and self._process.data.fileno() >= 0:
-            self._process.data.shutdown(socket.SHUT_WR)
 
     async def close(self) -> None:
         """End it, whatever it is doing, and wait until the process is gone."""

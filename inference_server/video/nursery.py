@@ -44,6 +44,8 @@ class Nursery:
                 pass
         for pid in self._children:
             os.kill(pid, signal.SIGKILL)
+        for pid in self._children:  # whoever inherits them may not reap
+            os.waitpid(pid, 0)
 
     def _step(self, ready: set[int]) -> bool:
         if self._wake_read.fileno() in ready:

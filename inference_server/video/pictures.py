@@ -24,6 +24,7 @@ class PictureJob:
     def __init__(
         self, process: DecoderProcess, pictures: Sequence[Picture], layout: Layout, settings: DecoderSettings
     ) -> None:
+        self._process = process
         self._pictures = pictures
         self._target = Target(layout, 0)
         self._prepared: list[PreparedFrame] = []
@@ -42,7 +43,7 @@ class PictureJob:
     async def run(self) -> list[PreparedFrame]:
         """The pictures, in order. Raises VideoError naming the one that is bad."""
         for picture in self._pictures:
-            if not await self._decoder.write(picture.rgb if isinstance(picture, RawPicture) else picture.data):
+            if not await self._process.write(picture.rgb if isinstance(picture, RawPicture) else picture.data):
                 break
         await asyncio.wait((self._done,))
         self._done.result()

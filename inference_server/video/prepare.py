@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -41,10 +41,17 @@ class Pose:
         return pixels[:: -1 if self.flip_y else 1, :: -1 if self.flip_x else 1]
 
 
+# By quarter turns against the clock.
+_TURNS = (Pose(), Pose(transpose=True, flip_y=True), Pose(flip_x=True, flip_y=True), Pose(transpose=True, flip_x=True))
+
+
 def pose_of(frame: VideoFrame, pixel_shape: Fraction | None) -> Pose:
     """The pose that the frame's display matrix asks for, to the nearest quarter turn."""
     shape = pixel_shape if pixel_shape is not None and pixel_shape > 0 else Fraction(1)
-    data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
+    try:
+        data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
+    except ValueError:  # PyAV lists no side data if it does not know one of them, Exif for instance
+        return replace(_TURNS[round(frame.rotation / 90) % 4], pixel_shape=shape)
     if data is None:
         return Pose(pixel_shape=shape)
     # x' = a x + c y, y' = b x + d y, in 16.16 fixed point of the machine's byte order.

@@ -27,6 +27,9 @@ _ENVIRONMENT = (
     "TMPDIR",
 )
 
+# A killed process is gone in milliseconds; one that the kernel keeps for longer is left to it.
+_EXIT_SECONDS = 5
+
 
 class DecoderProcess:
     """One process, which may still be on its way: its sockets work from the start.
@@ -37,16 +40,38 @@ class DecoderProcess:
     def __init__(self, control: socket.socket, data: socket.socket, kill: Callable[[], None]) -> None:
         data.settimeout(0)
         self.control = control
-        self.data = data
+        self._data = data
         self.kill = kill
         self.exited: asyncio.Future[int | str] = asyncio.get_running_loop().create_future()
+        self._writing = asyncio.Lock()
+        self._closed = False
+
+    async def write(self, data: bytes) -> bool:
+        """Send encoded bytes; returns once the kernel has them all, or False if there is nobody to take them."""
+        async with self._writing:
+            if self._closed:
+                return False
+            try:
+                await asyncio.get_running_loop().sock_sendall(self._data, data)
+            except (BrokenPipeError, ConnectionResetError):
+                return False
+            return True
+
+    async def end_of_input(self) -> None:
+        """Send nothing more."""
+        async with self._writing:
+            if not self._closed:
+                self._data.shutdown(socket.SHUT_WR)
 
     async def close(self) -> None:
         """Kill it if need be, and wait until it is gone."""
         if not self.exited.done():
             self.kill()
-        self.data.close()
-        await asyncio.wait((self.exited,))
+        await asyncio.wait((self.exited,), timeout=_EXIT_SECONDS)
+        # With its reader gone, a write that is still waiting ends.
+        async with self._writing:
+            self._closed = True
+            self._data.close()
 
 
 class Nursery:
@@ -85,7 +110,8 @@ class Nursery:
     def _running(self) -> Channel:
         if self._channel is None or self._channel.closed:
             if self._process is not None:
-                _reap(self._process)
+                self._process.kill()
+                self._process.wait()
             ours, theirs = socket.socketpair()
             with theirs:
                 self._process = _spawn(theirs)

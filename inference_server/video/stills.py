@@ -12,14 +12,26 @@ from av.video.codeccontext import VideoCodecContext
 
 from inference_server.detection.geometry import Layout
 from inference_server.errors import InvalidPicture, UnsupportedVideo, VideoError
+from inference_server.video import exif
 from inference_server.video.link import Link
 from inference_server.video.memory import FrameMemory
-from inference_server.video.prepare import Preparer, pose_of
+from inference_server.video.prepare import Pose, Preparer
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 # Markers that start a frame and carry its size; the others of C0..CF are tables.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# By Exif orientation.
+_POSES = {
+    1: Pose(),
+    2: Pose(flip_x=True),
+    3: Pose(flip_x=True, flip_y=True),
+    4: Pose(flip_y=True),
+    5: Pose(transpose=True),
+    6: Pose(transpose=True, flip_x=True),
+    7: Pose(transpose=True, flip_x=True, flip_y=True),
+    8: Pose(transpose=True, flip_y=True),
+}
 
 
 def prepare_stills(
@@ -33,7 +45,7 @@ def prepare_stills(
         try:
             frame = _decode(data, picture, preparer)
             decoded = perf_counter()
-            width, height = preparer.prepare(frame, pose_of(frame, None), layout, index, memory.view(index, layout))
+            width, height = preparer.prepare(frame, _pose(data), layout, index, memory.view(index, layout))
         except VideoError as error:
             raise type(error)(f"frames[{index}]: {error}") from error
         seconds = {"decode_seconds": decoded - started, "prepare_seconds": perf_counter() - decoded}
@@ -88,9 +100,11 @@ def _png_size(data: bytes) -> tuple[int, int] | None:
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Width and height in the frame header, which comes before any pixels."""
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] in _JPEG_FRAMES:
-            return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
-        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    for marker, payload in exif.segments(data):
+        if marker in _JPEG_FRAMES and len(payload) >= 5:
+            return int.from_bytes(payload[3:5], "big"), int.from_bytes(payload[1:3], "big")
     return None
+
+
+def _pose(data: bytes) -> Pose:
+    return _POSES[exif.orientation(data)] if data.startswith(_JPEG) else Pose()

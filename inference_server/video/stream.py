@@ -32,6 +32,7 @@ class DecodedStream:
         self, process: DecoderProcess, request: StreamRequest, target: Target, settings: DecoderSettings
     ) -> None:
         self.summary = VideoSummary()
+        self._process = process
         self._bytes_received = 0
         # More than one slot would let frames wait that are not the newest.
         self._slots = 1 if request.latest else settings.slots
@@ -63,12 +64,12 @@ class DecodedStream:
 
         Bytes that come after the last frame wanted are dropped.
         """
-        if await self._decoder.write(chunk):
+        if await self._process.write(chunk):
             self._bytes_received += len(chunk)
 
     async def end_of_input(self) -> None:
         """Say that no more bytes will come."""
-        self._decoder.end_of_input()
+        await self._process.end_of_input()
 
     async def started(self) -> VideoInfo:
         """What was recognised, once the first frame is decoded. Raises VideoError."""
@@ -78,21 +79,26 @@ class DecodedStream:
         return self._info
 
     async def retarget(self, target: Target) -> None:
-        """Prepare frames for `target`. Returns once every frame prepared for an older one is in the iteration's queue.
+        """Prepare frames for `target`. Returns once the iteration will give no more frames for an older one.
 
         Also returns when the stream has ended. Raises ValueError if the generation does not grow.
         """
         if target.generation <= self._generation:
             raise ValueError(f"generation: expected more than {self._generation}, got {target.generation}")
         self._aim(target, self._aims[self._generation][1])
-        await self._until(lambda: min(self._aims) >= target.generation)
+        await self._until(lambda: min(self._aims) >= target.generation and not self._waiting_before(target))
+
+    def _waiting_before(self, target: Target) -> bool:
+        return bool(self._frames) and self._frames[0].target.generation < target.generation
 
     async def __aiter__(self) -> AsyncIterator[PreparedFrame]:
         while True:
             await self._until(lambda: bool(self._frames))
             if not self._frames:
                 break
-            yield self._frames.popleft()
+            frame = self._frames.popleft()
+            self._notify()
+            yield frame
         if self._error is not None:
             raise self._error
 
