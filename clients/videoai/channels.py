@@ -10,7 +10,7 @@ CHUNK_BYTES: Final = 256 * 1024
 MAX_RESPONSE_BYTES: Final = 64 * 2**20
 
 # Calls that may be sent twice: they read, they set something to a given value, or they carry a request_id.
-_REPEATABLE: Final = {
+REPEATABLE: Final = {
     "videoai.registry.v1.ModelRegistryService": (
         "RegisterModel",
         "GetModel",
@@ -65,5 +65,5 @@ def options() -> list[tuple[str, str | int]]:
 
 
 def _service_config() -> str:
-    names = [{"service": service, "method": method} for service, methods in _REPEATABLE.items() for method in methods]
+    names = [{"service": service, "method": method} for service, methods in REPEATABLE.items() for method in methods]
     return json.dumps({"methodConfig": [{"name": names, "retryPolicy": _RETRY_POLICY}]})

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import queue
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+import videoai
+import videoai.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import HealthServicer
-
 from videoai.inference.v1 import inference_pb2, inference_pb2_grpc
 from videoai.registry.v1 import registry_pb2, registry_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     Answer = Callable[[Any, grpc.ServicerContext], Any]
@@ -53,8 +57,10 @@ class Connection:
     def __init__(self, request: registry_pb2.WatchProductionRequest) -> None:
         self.request = request
         self.outbox: queue.Queue[registry_pb2.WatchProductionResponse | grpc.StatusCode] = queue.Queue()
+        self.ended = threading.Event()
 
     def messages(self, context: grpc.ServicerContext) -> Iterator[registry_pb2.WatchProductionResponse]:
+        context.add_callback(self.ended.set)
         context.add_callback(lambda: self.outbox.put(grpc.StatusCode.OK))
         while isinstance(message := self.outbox.get(), registry_pb2.WatchProductionResponse):
             yield message
@@ -155,3 +161,42 @@ def video_answers() -> list[inference_pb2.AnalyzeVideoResponse]:
     summary = inference_pb2.Summary(frames_decoded=3, frames_analyzed=3, frames_per_version={1: 2, 2: 1})
     answer = inference_pb2.AnalyzeVideoResponse
     return [answer(started=started), *(answer(frame=frame) for frame in frames), answer(summary=summary)]
+
+
+class Caller:
+    """Calls a client's methods by name, whether they are synchronous (then in a thread) or coroutines."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    async def __call__(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        function = getattr(self.client, method)
+        if inspect.iscoroutinefunction(function):
+            return await function(*args, **kwargs)
+        if inspect.isasyncgenfunction(function):
+            return [item async for item in function(*args, **kwargs)]
+        if inspect.isgeneratorfunction(function):
+            return await asyncio.to_thread(lambda: list(function(*args, **kwargs)))
+        return await asyncio.to_thread(function, *args, **kwargs)
+
+
+@pytest.fixture(params=["sync", "aio"])
+async def registry(request: pytest.FixtureRequest, fake: Fake) -> AsyncIterator[Caller]:
+    """Both registry clients, one after the other, connected to `fake`."""
+    if request.param == "sync":
+        with videoai.RegistryClient(fake.address) as client:
+            yield Caller(client)
+    else:
+        async with videoai.aio.RegistryClient(fake.address) as aio_client:
+            yield Caller(aio_client)
+
+
+@pytest.fixture(params=["sync", "aio"])
+async def inference(request: pytest.FixtureRequest, fake: Fake) -> AsyncIterator[Caller]:
+    """Both inference clients, one after the other, connected to `fake`."""
+    if request.param == "sync":
+        with videoai.InferenceClient(fake.address) as client:
+            yield Caller(client)
+    else:
+        async with videoai.aio.InferenceClient(fake.address) as aio_client:
+            yield Caller(aio_client)

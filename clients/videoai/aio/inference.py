@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Self, Unpack, cast
 
 import grpc
@@ -92,6 +92,7 @@ async def _frames(
 ) -> AsyncGenerator[inference_pb2.FrameResult]:
     call = method()
     upload = asyncio.create_task(_upload(call, config, source))
+    call.add_done_callback(_stop(upload))
     try:
         while (response := await _read(call, upload)) is not None:
             frame = progress.take(response)
@@ -102,6 +103,15 @@ async def _frames(
         call.cancel()
         upload.cancel()
         await asyncio.gather(upload, return_exceptions=True)
+
+
+def _stop(upload: asyncio.Task[None]) -> Callable[[object], None]:
+    """End the upload with its call; a write that failed after that would put INTERNAL in place of the call's status."""
+
+    def stop(_: object) -> None:
+        upload.cancel()
+
+    return stop
 
 
 async def _upload(call: Stream, config: analysis.Request, source: AnyVideoSource) -> None:
