@@ -9,8 +9,8 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 SETUP := $(VENV)/.set-up
-PINNED := $(PY) -m pip install --quiet --disable-pip-version-check --require-hashes
-UNPINNED := $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
+PINNED := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --require-hashes
+UNPINNED := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation
 
 # The first of these that runs and is new enough. Another one: make PYTHON=/path/to/python3 test
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
@@ -56,6 +56,7 @@ stubs: $(SETUP) ## Generate clients/videoai/*/v1/ from protos/
 .PHONY: constraints
 constraints: $(SETUP) ## Pin the newest versions that pyproject.toml allows; review the difference before committing it
 	$(COMPILE) --upgrade --extra dev pyproject.toml --output-file constraints/dev.txt
+	$(COMPILE) --constraints constraints/dev.txt pyproject.toml --output-file constraints/client.txt
 	$(COMPILE) --extra registry --constraints constraints/dev.txt pyproject.toml --output-file constraints/registry.txt
 	$(COMPILE) --extra inference --constraints constraints/dev.txt pyproject.toml --output-file constraints/inference.txt
 	printf '%s\n' hatchling setuptools | $(COMPILE) --constraints constraints/dev.txt - --output-file constraints/build.txt
