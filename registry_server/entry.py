@@ -6,18 +6,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, NoReturn, TypeGuard, TypeVar
 
 from registry_server.document import Raw, Where
 from registry_server.errors import InvalidField
 
 MAX_VERSION = 2**31 - 1
 MAX_TEXT = 128
+
+T = TypeVar("T")
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
@@ -84,20 +85,12 @@ def read_entry(raw: object) -> Entry:
     """Check an entry of the file and return the view of it. Raises InvalidEntry."""
     entry = _mapping(raw, (), "an object that describes one version")
     _check_metadata(entry.get("metadata", {}))
-    with _at("status"):
-        status = check_status(_required(entry, "status"))
-    with _at("model_name"):
-        model_name = check_name(_required(entry, "model_name"))
-    with _at("version"):
-        version = check_version(_required(entry, "version"))
-    with _at("path"):
-        path = check_path(_required(entry, "path"))
     return Entry(
         raw=entry,
-        model_name=model_name,
-        version=version,
-        path=path,
-        status=status,
+        model_name=_required(entry, "model_name", check_name),
+        version=_required(entry, "version", check_version),
+        path=_required(entry, "path", check_path),
+        status=_required(entry, "status", check_status),
         creation_timestamp=read_timestamp(entry, "creation_timestamp"),
         activation_timestamp=read_timestamp(entry, "activation_timestamp"),
         sha256=_read_digest(entry),
@@ -185,10 +178,7 @@ def read_timestamp(raw: Raw, key: str) -> datetime | None:
 
 
 def _read_digest(raw: Raw) -> str:
-    if raw.get("sha256", "") == "":
-        return ""
-    with _at("sha256"):
-        return check_digest(raw["sha256"])
+    return "" if raw.get("sha256", "") == "" else _required(raw, "sha256", check_digest)
 
 
 def _read_count(raw: Raw, key: str) -> int:
@@ -251,20 +241,15 @@ def _mapping(value: object, where: Where, expected: str) -> Raw:
     return value
 
 
-def _required(raw: Raw, key: str) -> object:
+def _required(raw: Raw, key: str, check: Callable[[object], T]) -> T:
     if key not in raw:
         raise InvalidEntry((), f'the key "{key}" is missing')
-    return raw[key]
+    try:
+        return check(raw[key])
+    except InvalidField as error:
+        raise InvalidEntry((key,), str(error)) from None
 
 
 def _refuse(where: Where, expected: str, value: object) -> NoReturn:
     name = ".".join(str(step) for step in where) or "entry"
     raise InvalidEntry(where, str(InvalidField(name, expected, value)))
-
-
-@contextmanager
-def _at(key: str) -> Iterator[None]:
-    try:
-        yield
-    except InvalidField as error:
-        raise InvalidEntry((key,), str(error)) from None

@@ -12,9 +12,9 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time_ns
 
 from filelock import FileLock, Timeout
 
@@ -26,13 +26,22 @@ from registry_server.storage import Step
 
 LOCK_POLL_SECONDS = 0.005
 
+SETTLED_NANOSECONDS = 2_000_000_000
+"""Two changes within a clock tick of the file system look like one, so the marks of a young file prove nothing."""
+
+Mark = tuple[int, int, int, int, int]
+
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What was last read or written. `data` is None while there is no file."""
+    """What was last read or written. `data` is None while there is no file.
+
+    `mark` tells the file from any later one; None if it was too young for that when it was read.
+    """
 
     data: bytes | None
     catalog: Catalog
+    mark: Mark | None = None
 
 
 class JsonFileStorage:
@@ -51,21 +60,13 @@ class JsonFileStorage:
 
     def load(self) -> Catalog:
         seen = self._seen
-        data = self._read()
-        if seen is not None and data == seen.data:
+        if seen is not None and seen.mark is not None and seen.mark == self._mark():
             return seen.catalog
-        if data is None:
-            if seen is not None and seen.data is not None:
-                raise RegistryFileInvalid(str(self._path), 0, 0, "the file is gone; put it back to go on")
-            catalog = Catalog.empty()
-        else:
-            catalog = self._parse(data)
-        self._seen = _Seen(data, catalog)
-        return catalog
+        return self._load_anew()
 
     def transact(self, step: Step) -> Catalog:
         with self._locked():
-            before = self.load()
+            before = self._load_anew()
             after = step(before)
             if after is not before:
                 data = document.dump(after.document)
@@ -77,6 +78,31 @@ class JsonFileStorage:
         if os.path.lexists(self._temporary):
             with self._locked(), self._explained("clear"):
                 self._files.remove(self._temporary)
+
+    def _load_anew(self) -> Catalog:
+        seen, mark = self._seen, self._mark()
+        data = self._read()
+        if seen is not None and data == seen.data:
+            self._seen = replace(seen, mark=mark)
+            return seen.catalog
+        if data is None:
+            if seen is not None and seen.data is not None:
+                raise RegistryFileInvalid(str(self._path), 0, 0, "the file is gone; put it back to go on")
+            catalog = Catalog.empty()
+        else:
+            catalog = self._parse(data)
+        self._seen = _Seen(data, catalog, mark)
+        return catalog
+
+    def _mark(self) -> Mark | None:
+        """None for a file that has just changed, or that cannot be looked at."""
+        try:
+            found = self._files.stat(self._path)
+        except OSError:
+            return None
+        if time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < SETTLED_NANOSECONDS:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _read(self) -> bytes | None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -65,6 +65,7 @@ class Registry:
         self._listeners: list[Listener] = []
         self.problem: RegistryFileInvalid | None = None
         """What is wrong with the file now; reads go on from the last good state, changes are refused."""
+        self._unreachable = ""
         metrics.show(state)
 
     @property
@@ -99,8 +100,10 @@ class Registry:
 
     async def rollback(self, model_name: str) -> Result:
         """Put the version back into production that was there before the present one."""
-        target = steps.rollback_target(self.catalog, model_name)
-        evidence = await self._evidence_for(self.catalog.find(model_name, target))
+        evidence = Evidence(self._artifacts)
+        with suppress(RegistryError):  # whether it can be done is decided on the stored state, below
+            target = steps.rollback_target(self.catalog, model_name)
+            evidence = await self._evidence_for(self.catalog.find(model_name, target))
         return await self._change(lambda catalog, moment: steps.rollback(catalog, model_name, evidence, moment))
 
     async def archive(self, model_name: str, version: int) -> Result:
@@ -196,8 +199,11 @@ class Registry:
                 self._degrade(error)
             return self.problem is not None and str(self.problem) == str(error)
         except StorageUnavailable as error:
-            log.warning("cannot look at the registry file", reason=str(error))
+            if str(error) != self._unreachable:
+                log.warning("cannot look at the stored registry; serving the last good state", reason=str(error))
+            self._unreachable = str(error)
             return True
+        self._unreachable = ""
         self._publish(lineage.follow(self._state, source, datetime.now(UTC)))
         self._mended()
         return True
