@@ -109,5 +109,9 @@ BY_CODE = {kind.code: kind for kind in VideoAIError.__subclasses__()}
 def from_grpc(error: grpc.RpcError) -> VideoAIError:
     """Return the error of this tree that says the same as `error`."""
     call = cast("grpc.Call", error)  # what a failed call raises is the call itself, sync and asyncio alike
-    kind = BY_CODE[call.code()]
-    return kind(call.details() or call.code().name)
+    return from_status(call.code(), call.details())
+
+
+def from_status(code: grpc.StatusCode, details: str | None) -> VideoAIError:
+    """Return the error of this tree for a status other than OK."""
+    return BY_CODE[code](details or code.name)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Self, Unpack, cast
+from typing import TYPE_CHECKING, Self, Unpack
 
-import grpc
-
-from videoai import analysis, errors
+from videoai import analysis
 from videoai.aio.channel import Client
-from videoai.analysis import Analysis, Progress, VideoSource
+from videoai.aio.upload import frames
+from videoai.analysis import Analysis, Progress
 from videoai.inference.v1 import inference_pb2, inference_pb2_grpc
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
     from types import TracebackType
 
+    from videoai.aio.upload import AnyVideoSource
     from videoai.analysis import FrameOptions, PictureSource, VideoOptions
-
-    Method = grpc.aio.StreamStreamMultiCallable[analysis.Request, analysis.Response]
-    Stream = grpc.aio.StreamStreamCall[analysis.Request, analysis.Response]
-
-AnyVideoSource = VideoSource | AsyncIterable[bytes]
 
 
 class VideoAnalysis(Analysis):
@@ -68,7 +62,7 @@ class InferenceClient(Client):
         """
         progress = Progress()
         config = analysis.video_config(model_name, options)
-        return VideoAnalysis(_frames(self._stub.AnalyzeVideo, config, source, progress), progress)
+        return VideoAnalysis(frames(self._stub.AnalyzeVideo, config, source, progress), progress)
 
     async def analyze_frames(
         self,
@@ -85,67 +79,3 @@ class InferenceClient(Client):
     async def serving_state(self) -> inference_pb2.GetServingStateResponse:
         """Return what the server runs, on what, and how far it has come with what the registry told it."""
         return await self._call(self._stub.GetServingState, inference_pb2.GetServingStateRequest())
-
-
-async def _frames(
-    method: Method, config: analysis.Request, source: AnyVideoSource, progress: Progress
-) -> AsyncGenerator[inference_pb2.FrameResult]:
-    call = method()
-    upload = asyncio.create_task(_upload(call, config, source))
-    call.add_done_callback(_stop(upload))
-    try:
-        while (response := await _read(call, upload)) is not None:
-            frame = progress.take(response)
-            if frame is not None:
-                yield frame
-        progress.check_complete()
-    finally:
-        call.cancel()
-        upload.cancel()
-        await asyncio.gather(upload, return_exceptions=True)
-
-
-def _stop(upload: asyncio.Task[None]) -> Callable[[object], None]:
-    """End the upload with its call; a write that failed after that would put INTERNAL in place of the call's status."""
-
-    def stop(_: object) -> None:
-        upload.cancel()
-
-    return stop
-
-
-async def _upload(call: Stream, config: analysis.Request, source: AnyVideoSource) -> None:
-    """Send everything. What the source raises ends the call; what the call raises is the reader's to tell."""
-    try:
-        await call.write(config)
-        async for data in _chunks(source):
-            await call.write(analysis.chunk(data))
-        await call.done_writing()
-    except (grpc.RpcError, asyncio.InvalidStateError):
-        return
-    except Exception:
-        call.cancel()
-        raise
-
-
-async def _read(call: Stream, upload: asyncio.Task[None]) -> analysis.Response | None:
-    try:
-        message = await call.read()
-    except grpc.RpcError as error:
-        raise errors.from_grpc(error) from None
-    except asyncio.CancelledError:
-        if upload.done() and not upload.cancelled() and (failure := upload.exception()):
-            raise failure from None
-        raise
-    return None if message is grpc.aio.EOF else cast("analysis.Response", message)
-
-
-async def _chunks(source: AnyVideoSource) -> AsyncIterator[bytes]:
-    if isinstance(source, AsyncIterable):
-        async for data in source:
-            for piece in analysis.pieces(data):
-                yield piece
-    else:
-        chunks = analysis.chunks(source)
-        while data := await asyncio.to_thread(next, chunks, b""):  # no piece is empty
-            yield data
