@@ -16,11 +16,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
+import structlog
+
 from registry_server import history, metrics
 from registry_server.document import same
 from registry_server.entry import Entry
 from registry_server.errors import TooManyWatchers
 from registry_server.lineage import State
+
+log = structlog.get_logger(__name__)
 
 Names = frozenset[str] | None
 """The models that a watcher follows; None for all."""
@@ -86,10 +90,14 @@ class WatchHub:
         names: frozenset[str] = frozenset()
         if state.registry_uid != self._state.registry_uid:
             self._begin(state)
+            log.warning(
+                "not a later state; watchers start anew", registry_uid=state.registry_uid, revision=state.revision
+            )
         else:
             names = frozenset(_changed(self._state, state))
             self._changed_in.update(dict.fromkeys(names, state.revision))
             self._state = state
+            _log(names, state)
         for watcher in self._watchers:
             watcher.touch(names)
 
@@ -196,6 +204,14 @@ class Watcher:
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 await self._touched.wait()
+
+
+def _log(names: frozenset[str], state: State) -> None:
+    for name in sorted(names):
+        entry = state.catalog.in_production.get(name)
+        log.info(
+            "production changed", model_name=name, version=entry.version if entry else None, revision=state.revision
+        )
 
 
 def _changed(old: State, new: State) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 from videoai.registry.v1 import registry_pb2 as pb
 
 Code = grpc.StatusCode
@@ -190,14 +191,21 @@ async def test_an_invalid_edit_stops_changes_but_not_reads(root: Any, client: An
     await set_up(client, root, "a")
     good = root.file.read_text()
     bad = good.replace('"status": "staging"', '"status": "production"')
-    root.replace(bad)
-    details = await fails(client.activate("a", 2), Code.FAILED_PRECONDITION)
-    assert "registry.json:" in details
-    assert "two versions in production" in details
-    assert (await client.production("a")).model.version == 1
-    assert root.file.read_text() == bad
-    root.replace(good)
-    assert (await client.activate("a", 2)).model.version == 2
+    with capture_logs() as logs:
+        root.replace(bad)
+        for _ in range(3):
+            details = await fails(client.activate("a", 2), Code.FAILED_PRECONDITION)
+            assert "registry.json:" in details
+            assert "two versions in production" in details
+        assert (await client.production("a")).model.version == 1
+        assert root.file.read_text() == bad
+        root.replace(good)
+        assert (await client.activate("a", 2)).model.version == 2
+    events = [entry["event"] for entry in logs if entry["event"].startswith("registry file")]
+    assert events == [
+        "registry file cannot be read; serving the last good state, refusing changes",
+        "registry file can be read again",
+    ]
 
 
 async def test_an_older_copy_put_back_resets_the_watch(root: Any, client: Any) -> None:
