@@ -96,8 +96,8 @@ class WatchHub:
         else:
             names = frozenset(_changed(self._state, state))
             self._changed_in.update(dict.fromkeys(names, state.revision))
+            _log(names, self._state, state)
             self._state = state
-            _log(names, state)
         for watcher in self._watchers:
             watcher.touch(names)
 
@@ -206,12 +206,13 @@ class Watcher:
                 await self._touched.wait()
 
 
-def _log(names: frozenset[str], state: State) -> None:
+def _log(names: frozenset[str], old: State, new: State) -> None:
     for name in sorted(names):
-        entry = state.catalog.in_production.get(name)
-        log.info(
-            "production changed", model_name=name, version=entry.version if entry else None, revision=state.revision
+        before, after = (
+            entry.version if entry else 0 for entry in (s.catalog.in_production.get(name) for s in (old, new))
         )
+        if before != after:
+            log.info("production changed", model_name=name, previous=before, version=after, revision=new.revision)
 
 
 def _changed(old: State, new: State) -> Iterator[str]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from registry_server import document, history, steps
@@ -87,6 +87,7 @@ def ordered(value: Any) -> str:
     return json.dumps(value)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(documents())
 def test_unknown_keys_and_key_order_survive_every_step(written: dict[str, Any]) -> None:
     before = copy.deepcopy(written)
@@ -113,6 +114,7 @@ def test_unknown_keys_and_key_order_survive_every_step(written: dict[str, Any]) 
         }
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["register", "activate", "rollback", "archive", "delete"]), st.integers(1, 4)),

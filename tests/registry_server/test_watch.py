@@ -245,7 +245,7 @@ async def test_revisions_never_go_down_and_the_last_state_arrives(root: Any, cli
 
 async def test_a_watcher_that_stops_reading_holds_up_nobody_and_learns_the_last(root: Any, client: Any) -> None:
     await set_up(client, root, "a")
-    note = pb.ModelMetadata(description="x" * 100_000)  # a few such messages fill the connection
+    note = pb.ModelMetadata(description="x" * 1_000_000)  # a few such messages fill the connection
     async with grpc.aio.insecure_channel(client.address) as channel:
         call = channel.unary_stream(
             "/videoai.registry.v1.ModelRegistryService/WatchProduction",
@@ -265,6 +265,7 @@ async def test_a_watcher_that_stops_reading_holds_up_nobody_and_learns_the_last(
         while turns[-1] != 59:
             turns.append(int((await slow.next()).activated.model.metadata.metrics["turn"]))
         call.cancel()
+    print(f"{len(turns)} of 60 states were sent to the slow watcher")
     assert len(turns) < 50, "the slow watcher was sent every state, so all of them were kept for it"
 
 
