@@ -92,6 +92,8 @@ def run(client: InferenceClient, paths: Iterable[Path], model_name: str) -> bool
 def main(folder: Path, inference: str, model: str, wait_seconds: float) -> None:
     """Analyse the videos and pictures in FOLDER."""
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES | VIDEOS)
+    if not paths:
+        raise click.ClickException(f"{folder}: expected videos or pictures, got none")
     try:
         with InferenceClient(inference) as client:
             wait_until_serving(client, wait_seconds)
