@@ -35,6 +35,8 @@ class Channel:
         data = wire.pack(message)
         try:
             sent = socket.send_fds(self._sock, [data], list(fds)) if fds else self._sock.send(data)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it has gone; what it said last is still to be read, and closes the channel when it ends
         except OSError as error:
             self.close(f"it takes no messages ({error.strerror or error})")
             return

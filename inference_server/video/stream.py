@@ -58,6 +58,9 @@ class DecodedStream:
     async def close(self) -> None:
         """Stop decoding; returns when the process is gone. Frames not yet released stay readable."""
         await self._decoder.close()
+        # Tasks and callbacks refer to this stream in circles; frame memory must not wait for the garbage collector.
+        self._aims.clear()
+        self._frames.clear()
 
     async def feed(self, chunk: bytes) -> None:
         """Add encoded bytes. Returns once they are on their way: a decoder that waits makes this wait.
@@ -173,7 +176,7 @@ class DecodedStream:
     def _release(self, memory: FrameMemory, slot: int) -> None:
         memory.give_back(slot)
         # Slots of memory that the decoder was told to leave need no word.
-        if memory is self._aims[self._generation][1]:
+        if self._generation in self._aims and memory is self._aims[self._generation][1]:
             self._decoder.send(type="release", slot=slot)
 
     def _summary(self, message: dict[str, Any]) -> VideoSummary:
