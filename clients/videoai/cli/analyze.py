@@ -1,0 +1,148 @@
+"""videoai analyze: a video in, boxes out."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+from click.core import ParameterSource
+
+from videoai.analysis import VideoOptions
+from videoai.cli import output
+from videoai.cli.options import Settings, global_options, pass_settings
+from videoai.cli.progress import AnalysisProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from videoai import InferenceClient
+    from videoai.inference.v1 import inference_pb2
+
+SHARE = click.FloatRange(0, 1)
+NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+POSITIVE = click.FloatRange(min=0, min_open=True)
+SECONDS = click.FloatRange(min=0)
+# How the options are called in AnalyzeConfig.
+_FIELDS = frozenset(VideoOptions.__optional_keys__)
+
+
+@click.command()
+@click.argument("video", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--model", "model_name", default="", metavar="NAME", help="Model to run; needed if several are served.")
+@click.option("--json", "json_path", metavar="FILE", help='Write a line of JSON for each frame; "-": to stdout.')
+@click.option("--save-video", type=NEW_FILE, help="Write an MP4 with boxes drawn in.")
+@click.option("--stride", type=click.IntRange(min=1), help="Analyse every n-th frame only.")
+@click.option("--fps", "frames_per_second", type=POSITIVE, help="At most so many frames/s.")
+@click.option("--start", "start_seconds", type=SECONDS, help="Leave out what comes before, in seconds.")
+@click.option("--end", "end_seconds", type=SECONDS, help="Leave out what comes from there on, in seconds.")
+@click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many frames.")
+@click.option("--confidence", "confidence_threshold", type=SHARE, help="Lowest score reported.")
+@click.option("--iou", "iou_threshold", type=SHARE, help="Suppress boxes of a class that overlap a better one by more.")
+@click.option("--max-detections", type=click.IntRange(1, 10_000), help="At most so many boxes a frame.")
+@click.option("--class", "class_names", multiple=True, metavar="NAME", help="Report only this class; repeatable.")
+@global_options
+@pass_settings
+@click.pass_context
+def analyze(
+    context: click.Context,
+    settings: Settings,
+    /,
+    video: Path,
+    model_name: str,
+    json_path: str | None,
+    save_video: Path | None,
+    **_: Any,
+) -> None:
+    """Find objects in VIDEO, a file of any format that the server allows.
+
+    Results come while the file is still being sent. With --output json, standard output has the totals as one JSON
+    value, or with --json - the frames, one a line, and nothing else.
+    """
+    config = _config(context)
+    if save_video and any(importlib.util.find_spec(name) is None for name in ("av", "numpy", "PIL")):
+        raise click.ClickException("--save-video needs more packages: pip install 'videoai[video]'")
+    with settings.inference_client() as client, _lines(json_path) as lines:
+        results, summary = _run(client, video, model_name, config, lines, keep=save_video is not None)
+    if save_video:
+        _save(video, results, save_video)
+    if settings.json:
+        if json_path != "-":
+            output.print_json(summary)
+    else:
+        _report(summary, save_video, json_path)
+
+
+def _config(context: click.Context) -> dict[str, Any]:
+    """Return what was asked for; the rest is left to the server."""
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if name in _FIELDS and context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    if {"stride", "frames_per_second"} <= given.keys():
+        raise click.UsageError("--stride and --fps exclude each other", context)
+    if given.get("end_seconds", float("inf")) <= given.get("start_seconds", 0.0):
+        raise click.UsageError("--end must come after --start", context)
+    return given
+
+
+def _run(
+    client: InferenceClient, video: Path, model_name: str, config: dict[str, Any], lines: TextIO | None, *, keep: bool
+) -> tuple[list[inference_pb2.FrameResult], inference_pb2.Summary]:
+    results = []
+    progress = AnalysisProgress(video.name, config.get("start_seconds", 0.0), config.get("end_seconds"))
+    with progress, client.analyze_video(video, model_name, **config) as analysis:
+        for frame in analysis:
+            progress.advance(analysis.started, frame)
+            if lines:
+                lines.write(output.one_line(frame))
+                lines.flush()
+            if keep:
+                results.append(frame)
+        return results, analysis.summary
+
+
+def _save(video: Path, results: list[inference_pb2.FrameResult], destination: Path) -> None:
+    from videoai.annotating import save_video
+
+    try:
+        save_video(video, results, destination)
+    except ValueError as error:
+        raise click.ClickException(f"--save-video: {error}") from None
+
+
+@contextlib.contextmanager
+def _lines(path: str | None) -> Iterator[TextIO | None]:
+    if path is None:
+        yield None
+    elif path == "-":
+        yield sys.stdout
+    else:
+        with Path(path).open("w", encoding="utf-8") as file:
+            yield file
+
+
+def _report(summary: inference_pb2.Summary, save_video: Path | None, json_path: str | None) -> None:
+    """Print the totals; to standard error where the results went to standard output."""
+    versions = ", ".join(
+        f"{count} by version {version}" for version, count in sorted(summary.frames_per_version.items())
+    )
+    pairs: list[tuple[str, object]] = [
+        ("frames decoded", summary.frames_decoded),
+        ("frames analysed", f"{summary.frames_analyzed} ({versions})" if versions else summary.frames_analyzed),
+    ]
+    if summary.frames_dropped:
+        pairs.append(("frames dropped", summary.frames_dropped))
+    if summary.corrupt_packets:
+        pairs.append(("corrupt packets", summary.corrupt_packets))
+    if summary.truncated:
+        pairs.append(("truncated", "yes: the video ends in the middle of a frame"))
+    if save_video:
+        pairs.append(("video", save_video))
+    if json_path and json_path != "-":
+        pairs.append(("results", json_path))
+    output.print_pairs(pairs, to_stderr=json_path == "-")

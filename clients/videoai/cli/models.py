@@ -1,0 +1,142 @@
+"""videoai models: the registry from the command line."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from videoai.cli import output, show
+from videoai.cli.options import Settings, global_options, pass_settings
+from videoai.registry.v1 import registry_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VERSION = click.IntRange(min=1)
+
+
+@click.group()
+@global_options
+def models() -> None:
+    """Register models, put them into production and follow them there."""
+
+
+def _pairs(_context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, Any]:
+    """Read key=value pairs; the value is a number for --metric and JSON for --attribute."""
+    read = float if parameter.name == "metrics" else json.loads
+    result = {}
+    for text in values:
+        key, _, value = text.partition("=")
+        try:
+            result[key] = read(value)
+        except ValueError:
+            raise click.BadParameter(f"expected {parameter.metavar}, got {text!r}") from None
+    return result
+
+
+@models.command()
+@click.argument("name")
+@click.argument("path")
+@click.option("--version", type=VERSION, default=0, help="Version.  [default: the next free one]")
+@click.option("--description", default="", help="Free text.")
+@click.option("--metric", "metrics", multiple=True, metavar="KEY=NUMBER", callback=_pairs, help="Repeatable.")
+@click.option("--attribute", "attributes", multiple=True, metavar="KEY=JSON", callback=_pairs, help="Repeatable.")
+@click.option("--sha256", metavar="HEX", help="Refuse the file unless it has this digest.")
+@global_options
+@pass_settings
+def register(settings: Settings, /, name: str, path: str, **given: Any) -> None:
+    """Add a version of the model NAME, as staging.
+
+    PATH is the ONNX file as the registry sees it: relative to the folder that holds models/, and inside models/.
+    """
+    with settings.registry_client() as registry:
+        model = registry.register(name, path, **given)
+    show.model(settings, model, f"registered {name} version {model.version}")
+
+
+@models.command("list")
+@click.argument("name", required=False)
+@click.option("--status", type=click.Choice(["staging", "production", "archived"]), help="Only these.")
+@global_options
+@pass_settings
+def list_(settings: Settings, name: str | None, status: str | None) -> None:
+    """List versions, of all models or of NAME."""
+    value = registry_pb2.ModelStatus.Value(f"MODEL_STATUS_{status.upper()}") if status else None
+    with settings.registry_client() as registry:
+        show.model_list(settings, list(registry.list(name, status=value)))
+
+
+@models.command("show")
+@click.argument("name")
+@click.argument("version", type=VERSION, required=False)
+@global_options
+@pass_settings
+def show_(settings: Settings, name: str, version: int | None) -> None:
+    """Show one version of NAME in full: VERSION, or the one in production."""
+    with settings.registry_client() as registry:
+        show.model(settings, registry.get(name, version) if version else registry.production(name))
+
+
+@models.command()
+@click.argument("name")
+@click.argument("version", type=VERSION)
+@click.option(
+    "--expect",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Refuse unless version N is in production now; 0: unless none is.",
+)
+@global_options
+@pass_settings
+def activate(settings: Settings, name: str, version: int, expect: int | None) -> None:
+    """Put VERSION of NAME into production."""
+    with settings.registry_client() as registry:
+        show.change(settings, registry.activate(name, version, expected_production_version=expect))
+
+
+@models.command()
+@click.argument("name")
+@global_options
+@pass_settings
+def rollback(settings: Settings, name: str) -> None:
+    """Put the version back into production that was there before."""
+    with settings.registry_client() as registry:
+        show.change(settings, registry.rollback(name))
+
+
+@models.command()
+@click.argument("name")
+@click.argument("version", type=VERSION)
+@global_options
+@pass_settings
+def archive(settings: Settings, name: str, version: int) -> None:
+    """Keep VERSION of NAME for the record only."""
+    with settings.registry_client() as registry:
+        show.model(settings, registry.archive(name, version), f"archived {name} version {version}")
+
+
+@models.command()
+@click.argument("name")
+@global_options
+@pass_settings
+def rollout(settings: Settings, name: str) -> None:
+    """Show what each live replica has made of NAME."""
+    with settings.registry_client() as registry:
+        answer = registry.rollout(name)
+    if settings.json:
+        output.print_json(answer)
+    else:
+        show.replicas(answer)
+
+
+@models.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@global_options
+@pass_settings
+def watch(settings: Settings, names: tuple[str, ...]) -> None:
+    """Follow what goes into production, of all models or of the NAMEs, until Ctrl-C."""
+    with settings.registry_client() as registry:
+        for event in registry.watch(names):
+            show.event(settings, event)
