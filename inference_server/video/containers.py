@@ -38,21 +38,48 @@ def recognise(head: bytes) -> str:
     raise UnsupportedVideo(f"container: expected {ACCEPTED}, got {_describe(head)}")
 
 
-def needs_spooling(head: bytes) -> bool | None:
-    """Whether an MP4 or MOV that begins with `head` has its pictures before its index; None if more bytes must tell."""
+def index_end(head: bytes | bytearray) -> int | None:
+    """Where the index of an MP4 or MOV that begins with `head` ends; 0: pictures come first, None: more must tell."""
     position = 0
     while position + 16 <= len(head):
         size, kind = int.from_bytes(head[position : position + 4], "big"), head[position + 4 : position + 8]
-        if kind in (b"moov", b"moof"):
-            return False
-        if kind == b"mdat":
-            return True
         if size == 1:
             size = int.from_bytes(head[position + 8 : position + 16], "big")
-        if size < 8:  # runs to the end of the file, or nonsense
-            return True
+        if kind == b"mdat" or size < 8:  # less than 8: to the end of the file, or nonsense
+            return 0
         position += size
+        if kind in (b"moov", b"moof"):
+            return position
     return None
+
+
+def cut_short(demuxer: str, head: bytes, size: int) -> bool:
+    """Whether an input of `size` bytes that begins with `head` is shorter than its container says it is."""
+    if demuxer == "avi":
+        return size < 8 + int.from_bytes(head[4:8], "little")
+    if demuxer == "matroska":
+        return size < _matroska_size(head)
+    if demuxer == "mpegts":
+        return size % (188 if head[0] == 0x47 else 192) != 0
+    return False
+
+
+def _matroska_size(head: bytes) -> int:
+    """Size of the file by its first two elements, the header and the segment; 0 if it was unknown when written."""
+    header_size, at = _ebml_size(head, 4)
+    segment = at + header_size
+    segment_size, content = _ebml_size(head, segment + 4)
+    if head[segment : segment + 4] != b"\x18\x53\x80\x67" or segment_size == (1 << 7 * (content - segment - 4)) - 1:
+        return 0
+    return content + segment_size
+
+
+def _ebml_size(data: bytes, at: int) -> tuple[int, int]:
+    """A number whose leading zero bits tell its length, and the position after it."""
+    first = data[at] if at < len(data) else 0
+    length = 9 - first.bit_length()
+    number = int.from_bytes(data[at : at + length], "big") & ((1 << 7 * length) - 1)
+    return number, at + length
 
 
 def _transport_stream(head: bytes) -> bool:

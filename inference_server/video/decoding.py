@@ -18,8 +18,6 @@ from inference_server.video.containers import CODECS, FULL_NAMES
 from inference_server.video.source import Spooled, Streamed
 from inference_server.video.values import VideoInfo
 
-_READ_BYTES = 64 * 1024
-
 
 class Decoding:
     """One video: the first stream of pictures that is not a cover, its frames in presentation order.
@@ -31,6 +29,7 @@ class Decoding:
         self.corrupt_packets = 0
         self.truncated = False
         self._demuxer = demuxer
+        self._source = source
         self._budget = budget
         self._packets = 0
         self._container = _open(demuxer, source, max_pixels)
@@ -93,7 +92,9 @@ class Decoding:
                         self._packets += 1
                         last_corrupt = packet.is_corrupt
                     else:
-                        self.truncated |= last_corrupt or self._fewer_than_stated()
+                        self.truncated |= (
+                            last_corrupt or self._fewer_than_stated() or self._source.cut_short(self._demuxer)
+                        )
                     yield packet
             except av.FFmpegError as error:
                 self.truncated = True
@@ -122,7 +123,7 @@ def _open(demuxer: str, source: Streamed | Spooled, max_pixels: int) -> InputCon
             format=demuxer,
             options={"protocol_whitelist": "none", "max_pixels": str(max_pixels)},
             metadata_errors="replace",
-            buffer_size=_READ_BYTES,
+            buffer_size=source.buffer_size,
             io_open=_refuse,
         )
     except MemoryError:

@@ -9,21 +9,25 @@ from pathlib import Path
 
 from inference_server.errors import VideoLimitExceeded
 from inference_server.video import limits
-from inference_server.video.containers import SNIFF_BYTES, needs_spooling, recognise
+from inference_server.video.containers import SNIFF_BYTES, cut_short, index_end, recognise
 from inference_server.video.link import Link
 
 _CHUNK = 256 * 1024
-# An MP4 whose index has not come after so many bytes is kept until it has.
-_INDEX_WITHIN = 1024 * 1024
+_BUFFER = 64 * 1024
+# An MP4 whose index does not end within so many bytes is kept until all of it is there.
+_INDEX_WITHIN = 32 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Streamed:
-    """Input that is read once, as it comes."""
+    """Input that is read once, as it comes. `start`: its first bytes; `size`: how many have come."""
 
     link: Link
+    start: bytes = b""
     head: bytearray = field(default_factory=bytearray)
+    size: int = 0
     ended: bool = False
+    buffer_size: int = _BUFFER
 
     def read(self, size: int) -> bytes:
         """Return 1 to `size` bytes, waiting for the first; nothing at the end."""
@@ -31,17 +35,23 @@ class Streamed:
             data = bytes(self.head[:size])
             del self.head[:size]
             return data
+        return self._receive(size)
+
+    def peek(self, size: int) -> bytearray:
+        """Wait for the next `size` bytes, or as many as there are; all that have come and are not taken yet."""
+        while len(self.head) < size and not self.ended:
+            self.head += self._receive(_CHUNK)
+        return self.head
+
+    def cut_short(self, demuxer: str) -> bool:
+        """Whether the input has ended before the end that its container states."""
+        return self.ended and cut_short(demuxer, self.start, self.size)
+
+    def _receive(self, size: int) -> bytes:
         data = b"" if self.ended else self.link.read(size)
+        self.size += len(data)
         self.ended = not data
         return data
-
-    def peek(self, size: int) -> bytes:
-        """The next `size` bytes, or as many as there are, without taking them."""
-        while len(self.head) < size and not self.ended:
-            data = self.link.read(_CHUNK)
-            self.ended = not data
-            self.head += data
-        return bytes(self.head)
 
 
 @dataclass(slots=True)
@@ -50,10 +60,15 @@ class Spooled:
 
     link: Link
     fd: int
+    buffer_size: int = _BUFFER
 
     def read(self, size: int) -> bytes:
         self.link.serve(wait=False)
         return os.read(self.fd, size)
+
+    def cut_short(self, _demuxer: str) -> bool:
+        """An MP4 says so itself."""
+        return False
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         return os.lseek(self.fd, offset, whence)
@@ -68,19 +83,25 @@ def open_source(link: Link, spool_folder: Path, max_spool_bytes: int) -> tuple[s
     Raises UnsupportedVideo and VideoLimitExceeded.
     """
     stream = Streamed(link)
-    demuxer = recognise(stream.peek(SNIFF_BYTES))
-    if demuxer == "mov" and _index_last(stream):
+    demuxer = recognise(bytes(stream.peek(SNIFF_BYTES)))
+    stream.start = bytes(stream.head[:SNIFF_BYTES])
+    if demuxer == "mov" and not _hold_index(stream):
         return demuxer, _spool(stream, spool_folder, max_spool_bytes)
     return demuxer, stream
 
 
-def _index_last(stream: Streamed) -> bool:
-    wanted = SNIFF_BYTES
-    while (answer := needs_spooling(stream.peek(wanted))) is None:
-        if stream.ended or wanted > _INDEX_WITHIN:
-            return True
-        wanted = len(stream.head) + 1
-    return answer
+def _hold_index(stream: Streamed) -> bool:
+    """Wait for the index at the beginning of the input; False if it is not there.
+
+    The demuxer steps back while it reads the index, as far as FFmpeg's buffer allows, so all of it must fit.
+    """
+    while (end := index_end(stream.head)) is None:
+        if stream.ended or len(stream.head) > _INDEX_WITHIN:
+            return False
+        stream.peek(len(stream.head) + 1)
+    stream.peek(min(end, _INDEX_WITHIN))
+    stream.buffer_size = max(_BUFFER, end)
+    return 0 < end <= _INDEX_WITHIN
 
 
 def _spool(stream: Streamed, folder: Path, limit: int) -> Spooled:
