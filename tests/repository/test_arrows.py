@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 
 import pytest
@@ -15,7 +17,7 @@ WATCHER = ("inference_server.watcher", "inference_server.reporter")
 
 # What each of these may be used by; nothing else of ours may.
 PLACES: Mapping[str, tuple[str, ...]] = {
-    "av": ("inference_server.video", "videoai.drawing", "demo", "sidecar"),
+    "av": ("inference_server.video", "videoai.annotating", "demo"),
     "onnxruntime": ("inference_server.engine",),
     "onnx": ("inference_server.engine", "registry_server.artifacts", "demo"),
     "filelock": ("registry_server.json_storage",),
@@ -107,9 +109,25 @@ def test_arrows_hold(rule: object, house: dict[str, set[str]]) -> None:
     assert rule(house) == []
 
 
-def test_all_places_exist(house: dict[str, set[str]]) -> None:
-    named = {place for places in PLACES.values() for place in places} | {*APART, *PURE}
+def test_modules_that_are_held_apart_exist(house: dict[str, set[str]]) -> None:
+    named = {*APART, *PURE, *(module for module, _ in EXCEPTIONS)}
     assert sorted(named - house.keys()) == []
+
+
+# Which packages each program runs without: those of the other extras.
+FOREIGN: Mapping[str, tuple[str, ...]] = {
+    "videoai.cli": ("av", "numpy", "PIL", "onnx", "onnxruntime", "filelock", "watchfiles", "structlog", "grpc_health"),
+    "registry_server.__main__": ("av", "PIL", "onnxruntime", "fastapi", "uvicorn"),
+    "inference_server.__main__": ("PIL", "filelock", "watchfiles", "fastapi", "uvicorn"),
+}
+
+
+@pytest.mark.parametrize("module", FOREIGN)
+def test_programs_start_with_their_extra_alone(module: str) -> None:
+    block = f"import sys; sys.modules.update(dict.fromkeys({FOREIGN[module]!r}))"
+    command = [sys.executable, "-c", f"{block}; import {module}"]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
 
 
 @pytest.mark.parametrize(
