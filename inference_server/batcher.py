@@ -19,7 +19,10 @@ from inference_server.engine import LoadedModel
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a version made of one frame, and how long that took; `inference_seconds` is for the whole batch."""
+    """What a version made of one frame, and how long that took; `inference_seconds` is for the whole batch.
+
+    `outputs` are copies, and only there if asked for: the session's own arrays would keep all of its memory.
+    """
 
     detections: Detections
     outputs: Mapping[str, NDArray[Any]]
@@ -35,6 +38,7 @@ class Job:
     pixels: NDArray[Any]
     placement: Placement
     options: Options
+    include_outputs: bool
     answer: asyncio.Future[Answer]
     taken: bool = False
     queued_at: float = field(default_factory=perf_counter)
@@ -54,9 +58,11 @@ class Batcher:
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"batcher {model.version.model_name}")
 
-    async def submit(self, pixels: NDArray[Any], placement: Placement, options: Options) -> Answer:
+    async def submit(
+        self, pixels: NDArray[Any], placement: Placement, options: Options, *, include_outputs: bool = False
+    ) -> Answer:
         """Answer one frame. `pixels` must stay as they are until this ends, also when it is cancelled."""
-        job = Job(pixels, placement, options, asyncio.get_running_loop().create_future())
+        job = Job(pixels, placement, options, include_outputs, asyncio.get_running_loop().create_future())
         self._queue.append(job)
         self._wake.set()
         try:
@@ -105,7 +111,7 @@ def _answer(model: LoadedModel, batch: Sequence[Job]) -> list[Answer]:
         answers.append(
             Answer(
                 detections,
-                frame_outputs,
+                {name: array.copy() for name, array in frame_outputs.items()} if job.include_outputs else {},
                 queue_seconds=started - job.queued_at,
                 inference_seconds=inference_seconds,
                 postprocess_seconds=perf_counter() - decode_started,

@@ -8,11 +8,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from numpy.typing import NDArray
-
 from inference_server import metrics
 from inference_server.batcher import Answer
-from inference_server.detection import Detections, Options, place
+from inference_server.detection import Options, place
 from inference_server.engine import LoadedModel
 from inference_server.errors import InvalidField, Overloaded, RawTensorsOnly, ShuttingDown
 from inference_server.serving import Lease, Running, ServedModel, ServedModels
@@ -63,7 +61,7 @@ class StartedVideo:
 
 @dataclass(frozen=True, slots=True)
 class AnsweredFrame:
-    """One frame or picture and what `model` made of it; `outputs` is empty unless asked for."""
+    """One frame or picture and what `model` made of it."""
 
     frame_index: int
     pts: int | None
@@ -75,11 +73,6 @@ class AnsweredFrame:
     prepare_seconds: float
     model: LoadedModel
     answer: Answer
-    outputs: Mapping[str, NDArray[Any]]
-
-    @property
-    def detections(self) -> Detections:
-        return self.answer.detections
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +246,9 @@ async def _answer(served: ServedModel, running: Running, analysis: Analysis, fra
     model = running.model
     placement = place(model.layout, frame.width, frame.height)
     try:
-        answer = await running.batcher.submit(frame.pixels, placement, analysis.options_for(model))
+        answer = await running.batcher.submit(
+            frame.pixels, placement, analysis.options_for(model), include_outputs=analysis.include_tensors
+        )
     except Exception:
         served.frames_failed += 1
         metrics.FRAMES_FAILED.labels(served.model_name).inc()
@@ -272,7 +267,6 @@ async def _answer(served: ServedModel, running: Running, analysis: Analysis, fra
         frame.prepare_seconds,
         model,
         answer,
-        answer.outputs if analysis.include_tensors else {},
     )
 
 

@@ -235,7 +235,7 @@ def _frame(frame: AnsweredFrame) -> pb.FrameResult:
         model_name=model.version.model_name,
         model_version=model.version.version,
         model_sha256=model.sha256,
-        tensors=[_tensor(name, array) for name, array in frame.outputs.items()],
+        tensors=[_tensor(name, array) for name, array in answer.outputs.items()],
         timings=pb.Timings(
             decode_seconds=frame.decode_seconds,
             prepare_seconds=frame.prepare_seconds,

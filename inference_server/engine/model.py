@@ -14,7 +14,7 @@ from inference_server.detection import Family, Layout, Options, place, recognise
 from inference_server.engine.device import SESSION_ERRORS, Device, open_session
 from inference_server.engine.graph import ModelVersion, read_model, signature_of
 from inference_server.engine.preprocessing import compose
-from inference_server.engine.session import ORT_ERRORS, Session, explain
+from inference_server.engine.session import ORT_ERRORS, Session, explain, release_free_memory
 from inference_server.errors import ModelRefused
 
 log = structlog.get_logger(__name__)
@@ -54,15 +54,17 @@ class LoadedModel:
         """Each frame's outputs by name, without the batch dimension. Blocks; may be called from several threads.
 
         `frames` are 1..max_batch arrays (H, W, 3) uint8 RGB in `layout`. A single frame is passed on where it lies,
-        without a copy; several are stacked once. Raises RuntimeError after `close`.
+        without a copy; several are stacked once. The outputs keep all memory of the session: copy what is to live on.
+        Raises RuntimeError after `close`.
         """
         if not 1 <= len(frames) <= self.max_batch:
             raise ValueError(f"frames: expected 1..{self.max_batch}, got {len(frames)}")
         return self._split(self._run(self._stack(frames)), len(frames))
 
     def close(self) -> None:
-        """Free the session once no run uses it any more."""
+        """Free the session once no run uses it any more, and give its memory back to the system."""
         self._session = None
+        release_free_memory()
 
     def rehearse(self) -> None:
         """Run every batch size that will be run, and look at what comes out. Raises ModelRefused.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -23,6 +25,9 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 )
 
 WARNING, FATAL = 2, 4
+
+# Of glibc; other C libraries have no such call and no such need.
+_MALLOC_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def create_session(model: bytes, providers: Sequence[tuple[str, dict[str, str]]], *, on_cpu: bool) -> Session:
@@ -59,6 +64,12 @@ def _quota(cpu_max: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return None if quota == "max" else -(-int(quota) // int(period))
+
+
+def release_free_memory() -> None:
+    """Give free memory back to the system: glibc keeps what lies between blocks in use, and swaps leave much."""
+    if _MALLOC_TRIM is not None:
+        _MALLOC_TRIM(0)
 
 
 def explain(error: BaseException) -> str:
