@@ -48,11 +48,19 @@ def annotated_frames(source: str | os.PathLike[str], results: Results) -> Iterat
 def save_video(source: str | os.PathLike[str], results: Results, destination: Path) -> None:
     """Write `destination`, an MP4 with H.264, with the timing of `source`; it appears whole or not at all.
 
-    Raises ValueError if there are no results, OSError where a file cannot be read or written.
+    Raises ValueError if there are no results or the video cannot be read, OSError where a file cannot be written.
     """
     if not results:
         raise ValueError("no frame was analysed, so there is no video to save")
-    with _placed(destination) as path, av.open(str(path), "w", format="mp4") as container:
+    try:
+        with _placed(destination) as path:
+            _write(source, results, path)
+    except av.FFmpegError as error:
+        raise ValueError(error.strerror) from error
+
+
+def _write(source: str | os.PathLike[str], results: Results, path: Path) -> None:
+    with av.open(str(path), "w", format="mp4") as container:
         encoder: _Encoder | None = None
         for frame, picture in annotated_frames(source, results):
             encoder = encoder or _Encoder(container, picture, frame, _frame_rate(source))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,7 +32,24 @@ Exit codes:
 """
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; click itself would say more about an interrupt, and less about a closed pipe."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+        except BrokenPipeError:
+            # What is left in the buffer would fail again at exit, with a traceback.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(PIPE_CLOSED)
+        return result
+
+
+@click.group(
+    cls=_Group, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="videoai")
 @global_options
 def cli() -> None:
@@ -54,7 +71,6 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; every error is one line on standard error."""
     try:
         code = cli.main(list(arguments), prog_name="videoai", standalone_mode=False)
-        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return USAGE
@@ -63,14 +79,10 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(error.format_message() + hint, USAGE)
     except click.ClickException as error:
         return _fail(error.format_message(), FAILED)
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort:
         return INTERRUPTED
     except VideoAIError as error:
         return _fail(error.details, exit_code(error))
-    except BrokenPipeError:
-        # What is left in the buffer would fail again at exit, with a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
     except OSError as error:
         return _fail(str(error), FAILED)
     return code if isinstance(code, int) else 0
