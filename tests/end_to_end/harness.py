@@ -89,7 +89,7 @@ class Pair:
     root: Path
     registry_process: Process | None = None
     processes: list[Process] = field(default_factory=list)
-    channels: list[grpc.Channel] = field(default_factory=list)
+    channels: dict[str, grpc.Channel] = field(default_factory=dict)
     inference_process: Process | None = None
     registry_address: str = "127.0.0.1:0"
 
@@ -119,10 +119,14 @@ class Pair:
         return process
 
     def _channel(self, address: str) -> grpc.Channel:
-        options = (("grpc.max_receive_message_length", -1), ("grpc.initial_reconnect_backoff_ms", 100))
-        channel = grpc.insecure_channel(address, options=options)
-        self.channels.append(channel)
-        return channel
+        if address not in self.channels:
+            options = (
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 500),
+            )
+            self.channels[address] = grpc.insecure_channel(address, options=options)
+        return self.channels[address]
 
     @property
     def registry(self) -> registry_pb2_grpc.ModelRegistryServiceStub:
@@ -173,7 +177,7 @@ class Pair:
         return Stream(self.inference, video, {"model_name": NAME, **config})
 
     def close(self) -> None:
-        for channel in self.channels:
+        for channel in self.channels.values():
             channel.close()
         for process in self.processes:
             process.kill()
