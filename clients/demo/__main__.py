@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from demo import models, scene
 from rich.console import Console
 from rich.table import Table
-from videoai import InferenceClient, RegistryClient, VideoAIError
+from videoai import InferenceClient, RegistryClient, VideoAIError, annotating, drawing
 from videoai.inference.v1 import inference_pb2
-
-from demo import models, scene
 
 NAME = "shapes"
 SIZE = (1280, 720)
@@ -67,8 +66,8 @@ def main() -> None:
     console.print(_table(result))
     with console.status("drawing"):
         written = _draw(video, result, folder)
-    for what, path in written.items():
-        console.print(f"{what}: {path}", soft_wrap=True, highlight=False)
+    for what, where in written.items():
+        console.print(f"{what}: {where}", soft_wrap=True, highlight=False)
     if result.failures or len(result.frames) != FRAMES:
         raise SystemExit(f"the demo failed: {'; '.join(result.failures) or 'frames are missing'}")
 
@@ -189,7 +188,9 @@ def _mean_iou(frames: Sequence[inference_pb2.FrameResult]) -> float:
         found = [(detection.class_name, detection.box) for detection in frame.detections]
         for name, box in scene.ground_truth(frame.frame_index, SIZE):
             if name in known:
-                overlaps.append(max((_iou(box, other) for other_name, other in found if other_name == name), default=0.0))
+                overlaps.append(
+                    max((_iou(box, other) for other_name, other in found if other_name == name), default=0.0)
+                )
     return float(np.mean(overlaps))
 
 
@@ -204,7 +205,13 @@ def _iou(box: Sequence[float], other: inference_pb2.BoundingBox) -> float:
 
 
 def _draw(video: Path, result: Result, folder: Path) -> dict[str, Path]:
-    raise NotImplementedError
+    annotated, sheet = folder / "annotated.mp4", folder / "contact-sheet.png"
+    annotating.save_video(video, result.frames, annotated)
+    shown = set(range(FRAMES // 18, FRAMES, FRAMES // 9))
+    frames = annotating.annotated_frames(video, result.frames)
+    tiles = [picture for index, (_, picture) in enumerate(frames) if index in shown]
+    drawing.contact_sheet(tiles, columns=3, width=480).save(sheet)
+    return {"annotated video": annotated, "contact sheet": sheet}
 
 
 if __name__ == "__main__":

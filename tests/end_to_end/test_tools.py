@@ -67,7 +67,7 @@ def test_grpcurl_calls_both_services(addresses):
     assert json.loads(answer.stdout)["model"]["status"] == "MODEL_STATUS_PRODUCTION"
     answer = grpcurl(addresses[INFERENCE], f"{INFERENCE}/GetServingState", data={})
     assert answer.returncode == 0, answer.stderr
-    assert json.loads(answer.stdout)["models"][0]["runningVersion"] == 1
+    assert json.loads(answer.stdout)["models"][0]["running_version"] == 1
 
 
 def test_grpcurl_sees_the_state_at_once_when_it_watches(addresses):
@@ -88,7 +88,7 @@ def test_grpcurl_sees_the_state_at_once_when_it_watches(addresses):
         timeout=60,
         check=False,
     )
-    assert '"modelName": "shapes"' in watch.stdout
+    assert '"model_name": "shapes"' in watch.stdout
     assert '"synced"' in watch.stdout
 
 
