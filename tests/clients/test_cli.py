@@ -84,6 +84,8 @@ def test_register_sends_what_was_given(fake: Any, call: Any) -> None:
     assert (sent.model_name, sent.path, sent.version, sent.sha256) == ("yolo", MODEL.path, 3, "ab")
     assert sent.metadata.metrics["map"] == 0.5
     assert sent.metadata.attributes["videoai"]["family"] == "tensors"
+    assert call("models", "register", "yolo", MODEL.path)[0] == 0
+    assert (fake.registry.requests[1].version, fake.registry.requests[1].HasField("sha256")) == (0, False)
 
 
 @pytest.mark.parametrize("option", [["--metric", "map"], ["--metric", "map=good"], ["--attribute", "a=b"]])

@@ -39,7 +39,7 @@ def _pairs(_context: click.Context, parameter: click.Parameter, values: Sequence
 @models.command()
 @click.argument("name")
 @click.argument("path")
-@click.option("--version", type=VERSION, default=0, help="Version.  [default: the next free one]")
+@click.option("--version", type=click.IntRange(min=0), default=0, help="Version; 0, the default, takes the next.")
 @click.option("--description", default="", help="Free text.")
 @click.option("--metric", "metrics", multiple=True, metavar="KEY=NUMBER", callback=_pairs, help="Repeatable.")
 @click.option("--attribute", "attributes", multiple=True, metavar="KEY=JSON", callback=_pairs, help="Repeatable.")

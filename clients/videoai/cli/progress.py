@@ -14,6 +14,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         seconds = task.finished_time or task.elapsed
         frames = task.fields["frames"]
-        return Text(f"{frames} frames  {frames / seconds:.0f} frames/s" if seconds else f"{frames} frames")
+        return Text(f"{frames} frames, {frames / seconds:.0f}/s" if seconds else f"{frames} frames")
 
 
 class AnalysisProgress:
@@ -38,12 +39,12 @@ class AnalysisProgress:
         self._frames = 0
         console = Console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}", table_column=Column(max_width=20, no_wrap=True)),
+            BarColumn(bar_width=20),
             TaskProgressColumn(),
-            _Rate(),
+            _Rate(table_column=Column(no_wrap=True)),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[version]}"),
+            TextColumn("{task.fields[version]}", table_column=Column(no_wrap=True)),
             console=console,
             disable=not console.is_terminal,
             transient=True,
@@ -68,5 +69,5 @@ class AnalysisProgress:
             total=end - self._start if end > self._start else None,
             completed=max(0.0, frame.time_seconds - self._start),
             frames=self._frames,
-            version=f"{frame.model_name} version {frame.model_version}",
+            version=f"version {frame.model_version}",
         )
