@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import struct
 import subprocess
 import sys
@@ -221,6 +223,27 @@ def test_save_video(call: Callable[..., Any], video: Path, tmp_path: Path) -> No
     assert code == 0
     assert str(tmp_path / "out.mp4") in out
     assert times(tmp_path / "out.mp4") == times(video)
+
+
+def test_progress_on_a_terminal(fake: Any, call: Callable[..., Any], video: Path) -> None:
+    """On a real pseudo-terminal; the name of the file must not be read as markup."""
+    odd = video.rename(video.with_name("[red] scene.mp4"))
+    ours, theirs = pty.openpty()
+    terminal = os.environ | {"TERM": "xterm"}
+    command = [sys.executable, "-m", "videoai", "analyze", str(odd), "--inference", fake.address]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=theirs, env=os.environ | {"TERM": "xterm"}
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a pseudo-terminal
+            while part := os.read(ours, 65536):
+                shown += part
+        os.close(ours)
+    assert process.returncode == 0
+    assert b"[red] scene.mp4" in shown
+    assert b"3 frames" in shown
+    assert b"version 2" in shown
 
 
 def test_a_missing_extra_is_named(video: Path) -> None:

@@ -117,7 +117,11 @@ def test_activate_says_what_changed(fake: Any, call: Any) -> None:
 
 def test_rollback_archive_and_rollout(fake: Any, call: Any) -> None:
     replica = registry_pb2.Replica(
-        instance_id="replica-1", seen_version=3, running_version=2, state=registry_pb2.MODEL_STATE_REJECTED, error="bad"
+        instance_id="[/replica-1]",
+        seen_version=3,
+        running_version=2,
+        state=registry_pb2.MODEL_STATE_REJECTED,
+        error="bad",
     )
     rollout = registry_pb2.GetRolloutResponse(model_name="yolo", production_version=3, replicas=[replica])
     fake.registry.answers |= {
@@ -128,7 +132,7 @@ def test_rollback_archive_and_rollout(fake: Any, call: Any) -> None:
     assert call("models", "rollback", "yolo")[1] == "yolo version 3 is in production (revision 4)\n"
     assert call("models", "archive", "yolo", "3")[1] == "archived yolo version 3\n"
     _, out, _ = call("models", "rollout", "yolo")
-    assert re.search(r"replica-1 +rejected +3 +2 +- +bad", out)
+    assert re.search(r"\[/replica-1\] +rejected +3 +2 +- +bad", out)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +227,18 @@ def test_watch_prints_events_until_interrupted(fake: Any) -> None:
     assert (process.returncode, out, err) == (cli.INTERRUPTED, "", "")
 
 
+def test_watch_tells_a_lost_connection_in_one_line(fake: Any) -> None:
+    with watching(fake) as process:
+        fake.accept().synced(5)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "up to date, following changes  (revision 5)" in process.stdout.readline()
+        fake.kill()
+        assert re.fullmatch(r"videoai: .*; trying again in \d\.\d s\n", process.stderr.readline())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == cli.INTERRUPTED
+
+
 def test_watch_ends_quietly_when_nobody_reads(fake: Any) -> None:
     with watching(fake) as process:
         connection = fake.accept()
@@ -245,7 +261,7 @@ def test_status_of_both_servers(fake: Any, run: Run) -> None:
         provider="CUDAExecutionProvider",
         state=inference_pb2.SERVING_STATE_SERVING,
     )
-    state = inference_pb2.GetServingStateResponse(instance_id="replica-1", registry_connected=True, models=[served])
+    state = inference_pb2.GetServingStateResponse(instance_id="[/replica-1]", registry_connected=True, models=[served])
     rollout = registry_pb2.GetRolloutResponse(model_name="yolo", production_version=3)
     fake.registry.answers["ListModels"] = lambda *_: registry_pb2.ListModelsResponse(models=[MODEL])
     fake.registry.answers["GetRollout"] = lambda *_: rollout

@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; every error is one line on standard error."""
+    # Else gRPC reports on its connections among the lines for people.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         code = cli.main(list(arguments), prog_name="videoai", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 from click.core import ParameterSource
 from rich.console import Console
+from rich.text import Text
 
 from videoai.analysis import VideoOptions
 from videoai.cli import output
@@ -111,7 +112,7 @@ def _save(video: Path, results: list[inference_pb2.FrameResult], destination: Pa
     from videoai.annotating import save_video
 
     try:
-        with Console(stderr=True).status(f"drawing boxes into {destination.name}"):
+        with Console(stderr=True).status(Text(f"drawing boxes into {destination.name}")):
             save_video(video, results, destination)
     except ValueError as error:
         raise click.ClickException(f"--save-video: {error}") from None

@@ -53,7 +53,8 @@ def one_line(message: Message) -> str:
 
 def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows under headings. On a terminal as wide as that is; elsewhere nothing is wrapped or cut."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    heading = None if title is None else Text(title, style="bold")
+    table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:

@@ -39,12 +39,12 @@ class AnalysisProgress:
         self._frames = 0
         console = Console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}", table_column=Column(max_width=20, no_wrap=True)),
+            TextColumn("{task.description}", markup=False, table_column=Column(max_width=20, no_wrap=True)),
             BarColumn(bar_width=20),
             TaskProgressColumn(),
             _Rate(table_column=Column(no_wrap=True)),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[version]}", table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[version]}", markup=False, table_column=Column(no_wrap=True)),
             console=console,
             disable=not console.is_terminal,
             transient=True,
