@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from inference_server import errors
@@ -102,22 +103,23 @@ class Conversation:
         self._end(DecoderFailed(f"the process that decodes this video failed: {reason}"))
 
     async def _watch(self, timeout_seconds: float) -> None:
-        """Kill a decoder that leaves a question unanswered."""
-        asked = False
+        """After a while of silence ask; kill a decoder that leaves the question unanswered."""
         while not self.ended:
-            try:
-                async with asyncio.timeout(timeout_seconds / 2):
-                    await self._heard.wait()
-            except TimeoutError:
-                if asked:
+            if await self._silent(timeout_seconds / 2):
+                self.send(type="ping")
+                if await self._silent(timeout_seconds):
                     self._channel.close(f"it did not answer for {timeout_seconds:g} s (decode_timeout_seconds)")
                     return
-                self.send(type="ping")
-                asked = True
-            else:
-                self._heard.clear()
-                asked = False
-                await asyncio.sleep(timeout_seconds / 2)
+            await asyncio.sleep(timeout_seconds / 2)
+
+    async def _silent(self, seconds: float) -> bool:
+        """Whether the decoder says nothing for so long."""
+        self._heard.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._heard.wait()
+        # Not whether the wait timed out: a busy event loop may see the answer and the end of the time at once.
+        return not self._heard.is_set()
 
     def _end(self, error: VideoError | None) -> None:
         if not self.ended:

@@ -14,6 +14,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from inference_server.errors import CorruptVideo, UnsupportedVideo, VideoLimitExceeded
+from inference_server.video import limits
 from inference_server.video.containers import CODECS, FULL_NAMES
 from inference_server.video.source import Spooled, Streamed
 from inference_server.video.values import VideoInfo
@@ -35,7 +36,8 @@ class Decoding:
         self._container = _open(demuxer, source, max_pixels)
         self._stream = _pick(self._container)
         codec = self._stream.codec_context
-        if codec.width * codec.height > max_pixels:
+        self._pixels = codec.width * codec.height
+        if self._pixels > max_pixels:
             raise VideoLimitExceeded(f"max_pixels: expected at most {max_pixels}, got {codec.width}x{codec.height}")
         codec.options = {"max_pixels": str(max_pixels)}
         codec.thread_count = threads
@@ -106,8 +108,9 @@ class Decoding:
         return self._demuxer == "mov" and self._packets < self._stream.frames
 
     def _skip(self, error: av.FFmpegError) -> None:
-        if isinstance(error, MemoryError):
-            raise error
+        # Some codecs call it invalid data when memory runs out, so see whether there is enough for a picture.
+        if isinstance(error, MemoryError) or limits.memory_left() < 4 * self._pixels:
+            raise MemoryError from error
         self.corrupt_packets += 1
         if self.corrupt_packets > self._budget:
             raise CorruptVideo(

@@ -36,6 +36,12 @@ def limit_memory(extra_bytes: int) -> None:
     _lower(resource.RLIMIT_AS, _address_space() + extra_bytes)
 
 
+def memory_left() -> int:
+    """Bytes of address space that this process may still take."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - _address_space()
+
+
 def limit_file_size(size: int) -> None:
     """Let no file that this process writes grow beyond `size` bytes."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

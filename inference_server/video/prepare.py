@@ -45,21 +45,40 @@ class Pose:
 _TURNS = (Pose(), Pose(transpose=True, flip_y=True), Pose(flip_x=True, flip_y=True), Pose(transpose=True, flip_x=True))
 
 
-def pose_of(frame: VideoFrame, pixel_shape: Fraction | None) -> Pose:
-    """The pose that the frame's display matrix asks for, to the nearest quarter turn."""
-    shape = pixel_shape if pixel_shape is not None and pixel_shape > 0 else Fraction(1)
+class PoseReader:
+    """Reads the pose of each frame of a video from its display matrix, to the nearest quarter turn."""
+
+    def __init__(self, pixel_shape: Fraction | None) -> None:
+        self._shape = pixel_shape if pixel_shape is not None and pixel_shape > 0 else Fraction(1)
+        self._seen: tuple[int, int, int] | None = None
+        self._pose = Pose()
+
+    def read(self, frame: VideoFrame) -> Pose:
+        """The pose of `frame`.
+
+        PyAV ties a frame and its side data into a cycle, which would keep the frame's memory until a garbage
+        collection, so the matrix is looked at only when something cheap to see has changed.
+        """
+        sight = frame.rotation, frame.width, frame.height
+        if sight != self._seen:
+            self._seen = sight
+            self._pose = replace(_pose(frame), pixel_shape=self._shape)
+        return self._pose
+
+
+def _pose(frame: VideoFrame) -> Pose:
     try:
         data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
     except ValueError:  # PyAV lists no side data if it does not know one of them, Exif for instance
-        return replace(_TURNS[round(frame.rotation / 90) % 4], pixel_shape=shape)
+        return _TURNS[round(frame.rotation / 90) % 4]
     if data is None:
-        return Pose(pixel_shape=shape)
+        return Pose()
     # x' = a x + c y, y' = b x + d y, in 16.16 fixed point of the machine's byte order.
     matrix = np.frombuffer(bytes(data), np.int32)
     a, b, c, d = (int(matrix[i]) for i in (0, 1, 3, 4))
     if abs(a) + abs(d) >= abs(b) + abs(c):
-        return Pose(transpose=False, flip_x=a < 0, flip_y=d < 0, pixel_shape=shape)
-    return Pose(transpose=True, flip_x=c < 0, flip_y=b < 0, pixel_shape=shape)
+        return Pose(transpose=False, flip_x=a < 0, flip_y=d < 0)
+    return Pose(transpose=True, flip_x=c < 0, flip_y=b < 0)
 
 
 class Preparer:

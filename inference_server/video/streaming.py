@@ -14,7 +14,7 @@ from av import VideoFrame
 from inference_server.video.decoding import Decoding
 from inference_server.video.link import Link
 from inference_server.video.memory import FrameMemory
-from inference_server.video.prepare import Preparer, pose_of
+from inference_server.video.prepare import PoseReader, Preparer
 from inference_server.video.sampling import Choice, Clock, Sampler
 from inference_server.video.source import open_source
 from inference_server.video.values import StreamRequest, Target
@@ -41,6 +41,7 @@ class StreamJob:
         self._decoded = self._sent = self._dropped = 0
         self._held: _Sample | None = None  # the newest frame without a slot, if only the newest counts
         self._decoding: Decoding
+        self._poses: PoseReader
         self.retarget(target, memory)
 
     def retarget(self, target: Target, memory: FrameMemory | None) -> None:
@@ -62,6 +63,7 @@ class StreamJob:
         task = self._task
         demuxer, source = open_source(self._link, spool_folder, task["max_spool_bytes"])
         self._decoding = Decoding(demuxer, source, task["max_pixels"], task["threads"], task["corrupt_packet_budget"])
+        self._poses = PoseReader(self._decoding.pixel_shape)
         for sample in self._samples(self._start(self._decoding.frames())):
             self._offer(sample)
             if self._sent + (self._held is not None) == self._request.max_frames:
@@ -74,7 +76,7 @@ class StreamJob:
         """Tell the server about the video as soon as its first frame shows how it is displayed."""
         first = next(frames)
         frame = first[0]
-        size = pose_of(frame, self._decoding.pixel_shape).displayed(frame.width, frame.height)
+        size = self._poses.read(frame).displayed(frame.width, frame.height)
         self._link.send(type="started", **asdict(self._decoding.info(*size)))
         return chain((first,), frames)
 
@@ -108,8 +110,8 @@ class StreamJob:
     def _send(self, sample: _Sample) -> None:
         started = perf_counter()
         slot, frame, layout = self._free.pop(), sample.frame, self._target.layout
-        pose = pose_of(frame, self._decoding.pixel_shape)
-        width, height = self._preparer.prepare(frame, pose, layout, slot, self._memory.view(slot, layout))
+        pose, into = self._poses.read(frame), self._memory.view(slot, layout)
+        width, height = self._preparer.prepare(frame, pose, layout, slot, into)
         self._sent += 1
         time_base = self._decoding.time_base(frame)
         self._link.send(

@@ -162,7 +162,7 @@ def spool(tmp_path: Path) -> Path:
 async def pool(spool: Path) -> AsyncIterator[DecoderPool]:
     async with DecoderPool(DecoderSettings(spool_folder=spool)) as decoders:
         yield decoders
-    assert not any(spool.iterdir())  # noqa: ASYNC240 - nothing else runs
+    assert not any(spool.iterdir())
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -75,7 +76,8 @@ async def test_a_decoder_that_only_waits_is_left_alone(tools: Any, spool: Path, 
 
 
 async def test_a_decoder_that_needs_too_much_memory_is_told_apart(tools: Any, spool: Path) -> None:
-    data = tools.encode("mpegts", count=3, size=(4096, 4096), codec_options={"preset": "ultrafast"})
+    pictures = [np.full((4096, 4096, 3), 20 * i, np.uint8) for i in range(6)]
+    data = tools.encode("mpegts", pictures=pictures, codec_options={"preset": "ultrafast"})
     async with DecoderPool(DecoderSettings(spool_folder=spool, memory_limit_bytes=64 * 1024 * 1024)) as pool:
         with pytest.raises(VideoLimitExceeded, match="memory_limit_bytes"):
             await tools.decode(pool, data)
@@ -144,7 +146,9 @@ async def test_nothing_grows_with_the_number_of_streams(tools: Any, pool: Decode
 
 async def test_a_decoder_has_no_grpc_and_no_onnxruntime_and_the_server_no_av(spool: Path) -> None:
     modules = "import sys; print(sorted({name.split('.')[0] for name in sys.modules}))"
-    decoder = subprocess.check_output([sys.executable, "-c", f"import inference_server.video.nursery; {modules}"], text=True)
+    decoder = subprocess.check_output(
+        [sys.executable, "-c", f"import inference_server.video.nursery; {modules}"], text=True
+    )
     server = subprocess.check_output([sys.executable, "-c", f"import inference_server.video; {modules}"], text=True)
     assert "'av'" in decoder
     assert not {"'grpc'", "'onnxruntime'", "'onnx'", "'google'"} & set(decoder.strip("[]\n").split(", "))
@@ -157,7 +161,10 @@ async def test_a_decoder_is_fenced_in(tools: Any, pool: DecoderPool, video: byte
     async with stream:
         (worker,) = tools.workers()
         status = Path(f"/proc/{worker.pid}/status").read_text()
-        limits = {line[:25].strip(): line[26:].split()[0] for line in Path(f"/proc/{worker.pid}/limits").read_text().splitlines()}
+        limits = {
+            line[:25].strip(): line[26:].split()[0]
+            for line in Path(f"/proc/{worker.pid}/limits").read_text().splitlines()
+        }
         assert "NoNewPrivs:\t1" in status
         assert limits["Max core file size"] == "0"
         assert limits["Max open files"] == "64"
@@ -197,3 +204,17 @@ def test_a_server_that_is_killed_leaves_nothing(video: bytes) -> None:
         server.kill()
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
+
+
+async def test_a_decoder_does_not_grow_with_the_video(tools: Any, pool: DecoderPool) -> None:
+    pictures = [np.full((480, 640, 3), index % 250, np.uint8) for index in range(300)]
+    data = tools.encode(pictures=pictures, options={"movflags": "faststart"}, codec_options={"preset": "ultrafast"})
+    async with await pool.open(StreamRequest(), TARGET) as stream:
+        upload = asyncio.create_task(tools.send(stream, data))
+        sizes = []
+        async for frame in stream:
+            if frame.frame_index in (50, 290):
+                sizes.append(tools.workers()[0].memory_info().rss)
+            frame.release()
+        await upload
+    assert sizes[1] - sizes[0] < 30 * 1024 * 1024, "240 frames take 110 MB"

@@ -130,7 +130,9 @@ async def test_no_pictures(pool: DecoderPool) -> None:
         assert prepared == []
 
 
-async def test_requests_run_side_by_side_and_leave_no_process(tools: Any, pool: DecoderPool, image: Image.Image) -> None:
+async def test_requests_run_side_by_side_and_leave_no_process(
+    tools: Any, pool: DecoderPool, image: Image.Image
+) -> None:
     async def one() -> bytes:
         async with pool.prepare_pictures([EncodedPicture(file(image, "PNG"))], LAYOUT) as (frame,):
             return frame.pixels.tobytes()

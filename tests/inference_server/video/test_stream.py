@@ -212,7 +212,9 @@ async def test_a_failure_is_raised_by_iteration_and_started_but_not_by_feed(pool
 
 async def test_streams_do_not_disturb_each_other(tools: Any, pool: DecoderPool, video: bytes) -> None:
     reference = await tools.decode(pool, video)
-    results = await asyncio.gather(*(tools.decode(pool, data) for data in (video, b"junk", video)), return_exceptions=True)
+    results = await asyncio.gather(
+        *(tools.decode(pool, data) for data in (video, b"junk", video)), return_exceptions=True
+    )
     assert isinstance(results[1], UnsupportedVideo)
     for result in (results[0], results[2]):
         assert all(np.array_equal(a, b) for a, b in zip(result.pixels, reference.pixels, strict=True))
