@@ -231,9 +231,7 @@ def test_progress_on_a_terminal(fake: Any, call: Callable[..., Any], video: Path
     ours, theirs = pty.openpty()
     terminal = os.environ | {"TERM": "xterm"}
     command = [sys.executable, "-m", "videoai", "analyze", str(odd), "--inference", fake.address]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=theirs, env=os.environ | {"TERM": "xterm"}
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=terminal) as process:
         os.close(theirs)
         shown = b""
         with contextlib.suppress(OSError):  # the end of a pseudo-terminal
