@@ -181,7 +181,7 @@ async def main():
     async with DecoderPool() as pool:
         streams = [await pool.open(StreamRequest(), Target(Layout(32, 32), 0)) for _ in range(3)]
         for stream in streams:
-            await stream.feed(sys.stdin.buffer.read(1000))
+            await stream.feed(sys.stdin.buffer.read(500))
             await stream.retarget(Target(Layout(32, 32), 1))
         print("ready", flush=True)
         await asyncio.Event().wait()
@@ -196,12 +196,14 @@ def test_a_server_that_is_killed_leaves_nothing(video: bytes) -> None:
     ) as server:
         assert server.stdin is not None
         assert server.stdout is not None
-        server.stdin.write(video[:3000])
-        server.stdin.flush()
-        assert server.stdout.readline() == b"ready\n"
-        family = psutil.Process(server.pid).children(recursive=True)
-        assert len(family) == 4
-        server.kill()
+        try:
+            server.stdin.write(video[:1500])
+            server.stdin.flush()
+            assert server.stdout.readline() == b"ready\n"
+            family = psutil.Process(server.pid).children(recursive=True)
+            assert len(family) == 4
+        finally:
+            server.kill()
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
 
