@@ -25,7 +25,8 @@ def generate(destination: Path) -> list[Path]:
     well_known = Path(grpc_tools.__file__).parent / "_proto"
     sources = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     arguments = ["protoc", f"-I{PROTOS}", f"-I{well_known}"]
-    arguments += [f"--{kind}_out={destination}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    outputs = {"python": "", "grpc_python": "", "mypy": "quiet:", "mypy_grpc": "quiet:"}
+    arguments += [f"--{kind}_out={options}{destination}" for kind, options in outputs.items()]
     arguments += [f"--plugin={SCRIPTS / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
     if protoc.main([*arguments, *sources]) != 0:
         raise SystemExit("protoc failed")
