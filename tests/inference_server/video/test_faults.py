@@ -180,8 +180,9 @@ from inference_server.video import *
 async def main():
     async with DecoderPool() as pool:
         streams = [await pool.open(StreamRequest(), Target(Layout(32, 32), 0)) for _ in range(3)]
+        head = sys.stdin.buffer.read(500)
         for stream in streams:
-            await stream.feed(sys.stdin.buffer.read(500))
+            await stream.feed(head)
             await stream.retarget(Target(Layout(32, 32), 1))
         print("ready", flush=True)
         await asyncio.Event().wait()
@@ -197,7 +198,7 @@ def test_a_server_that_is_killed_leaves_nothing(video: bytes) -> None:
         assert server.stdin is not None
         assert server.stdout is not None
         try:
-            server.stdin.write(video[:1500])
+            server.stdin.write(video[:500])
             server.stdin.flush()
             assert server.stdout.readline() == b"ready\n"
             family = psutil.Process(server.pid).children(recursive=True)
