@@ -144,7 +144,8 @@ async def test_what_the_source_raises_is_raised_and_the_call_cancelled(fake: Any
 
     def answer(requests: Any, context: grpc.ServicerContext) -> Any:
         cancelled = threading.Event()
-        context.add_callback(cancelled.set)
+        if not context.add_callback(cancelled.set):  # it has ended already
+            cancelled.set()
         with contextlib.suppress(grpc.RpcError):
             for _ in requests:
                 pass
