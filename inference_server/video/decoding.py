@@ -19,6 +19,9 @@ from inference_server.video.containers import CODECS, FULL_NAMES
 from inference_server.video.source import Spooled, Streamed
 from inference_server.video.values import VideoInfo
 
+# Titles that are not UTF-8 are no reason to fail; PyAV has no option for it since release 19.
+_METADATA: dict[str, Any] = {"metadata_errors": "replace"} if av.__version__.startswith("18.") else {}
+
 
 class Decoding:
     """One video: the first stream of pictures that is not a cover, its frames in presentation order.
@@ -120,19 +123,20 @@ class Decoding:
 
 def _open(demuxer: str, source: Streamed | Spooled, max_pixels: int) -> InputContainer:
     try:
-        return av.open(
+        container: InputContainer = av.open(
             source,
             "r",
             format=demuxer,
             options={"protocol_whitelist": "none", "max_pixels": str(max_pixels)},
-            metadata_errors="replace",
             buffer_size=source.buffer_size,
             io_open=_refuse,
+            **_METADATA,
         )
     except MemoryError:
         raise
     except av.FFmpegError as error:
         raise CorruptVideo(f"recognised as {demuxer}, but it cannot be read: {error.strerror}") from error
+    return container
 
 
 def _refuse(url: str, *_: Any) -> NoReturn:
