@@ -61,6 +61,7 @@ class DecodedStream:
         # Tasks and callbacks refer to this stream in circles; frame memory must not wait for the garbage collector.
         self._aims.clear()
         self._frames.clear()
+        self._notify()
 
     async def feed(self, chunk: bytes) -> None:
         """Add encoded bytes. Returns once they are on their way: a decoder that waits makes this wait.
@@ -89,10 +90,10 @@ class DecodedStream:
         if target.generation <= self._generation:
             raise ValueError(f"generation: expected more than {self._generation}, got {target.generation}")
         self._aim(target, self._aims[self._generation][1])
-        await self._until(lambda: min(self._aims) >= target.generation and not self._waiting_before(target))
-
-    def _waiting_before(self, target: Target) -> bool:
-        return bool(self._frames) and self._frames[0].target.generation < target.generation
+        await self._until(lambda: min(self._aims) >= target.generation)
+        # A stream that has ended may have frames that nobody has taken yet.
+        while self._frames and self._frames[0].target.generation < target.generation:
+            await self._changed.wait()
 
     async def __aiter__(self) -> AsyncIterator[PreparedFrame]:
         while True:

@@ -181,6 +181,7 @@ class Pair:
             channel.close()
         for process in self.processes:
             process.kill()
+            print(f"--- log of {process.popen.args[2]}\n{process.log}")  # pytest shows it where a test failed
 
 
 class Stream:

@@ -218,3 +218,20 @@ async def test_streams_do_not_disturb_each_other(tools: Any, pool: DecoderPool, 
     assert isinstance(results[1], UnsupportedVideo)
     for result in (results[0], results[2]):
         assert all(np.array_equal(a, b) for a, b in zip(result.pixels, reference.pixels, strict=True))
+
+
+async def test_retargeting_an_ended_stream_waits_for_the_frames_that_nobody_took_yet(
+    pool: DecoderPool, video: bytes
+) -> None:
+    """Whoever holds what older frames need must not let go of it before they are taken."""
+    async with await pool.open(StreamRequest(max_frames=2), Target(SMALL, 0)) as stream:
+        await stream.feed(video)
+        await stream.end_of_input()
+        await stream.started()
+        while not stream.summary.frames_decoded:
+            await asyncio.sleep(0.01)
+        retargeted = asyncio.create_task(stream.retarget(Target(LARGE, 1)))
+        await asyncio.sleep(0.05)
+        assert not retargeted.done()
+        assert [frame.target.generation async for frame in stream] == [0, 0]
+        await asyncio.wait_for(retargeted, 30)
