@@ -19,6 +19,8 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
         yield pair
     finally:
         pair.close()
+        for process in pair.processes:
+            print(f"--- log of {process.name}\n{process.log}")  # pytest shows it where a test failed
 
 
 @pytest.fixture(scope="session")

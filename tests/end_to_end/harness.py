@@ -41,6 +41,7 @@ class Process:
     """One server process: its address, and everything it wrote to standard error."""
 
     def __init__(self, module: str, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        self.name = module
         self.popen = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdout=subprocess.PIPE,
@@ -176,12 +177,18 @@ class Pair:
     def analyze(self, video: Path | Iterable[bytes], **config: Any) -> Stream:
         return Stream(self.inference, video, {"model_name": NAME, **config})
 
+    def answer(self, picture: Any) -> inference_pb2.FrameResult:
+        """Analyse one picture, (H, W, 3) uint8 RGB."""
+        height, width, _ = picture.shape
+        raw = inference_pb2.RawPicture(width=width, height=height, rgb=picture.tobytes())
+        request = inference_pb2.AnalyzeFramesRequest(model_name=NAME, frames=[inference_pb2.Picture(raw=raw)])
+        return self.inference.AnalyzeFrames(request, timeout=PATIENCE).results[0]
+
     def close(self) -> None:
         for channel in self.channels.values():
             channel.close()
         for process in self.processes:
             process.kill()
-            print(f"--- log of {process.popen.args[2]}\n{process.log}")  # pytest shows it where a test failed
 
 
 class Stream:

@@ -1,0 +1,71 @@
+"""How benchmarks tell their results: a table of ratios taken in one run, and the same as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+from rich.console import Console
+from rich.table import Table
+
+ROUNDS = 5
+FOLDER = Path("build/bench")
+
+
+@dataclass(frozen=True)
+class Row:
+    """`measured` against `reference`, medians in `unit`; the ratio is measured / reference, round by round."""
+
+    what: str
+    against: str
+    unit: str
+    measured: float
+    reference: float
+    ratio: float
+
+
+def machine() -> str:
+    """The machine in one line."""
+    cpus = len(os.sched_getaffinity(0))
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    return f"{model}, {cpus} CPUs in use, Python {platform.python_version()}"
+
+
+def compare(what: str, measured: Callable[[], float], against: str, reference: Callable[[], float], unit: str) -> Row:
+    """Run both in turn, ROUNDS times after one round to warm up, and take medians."""
+    pairs = [(measured(), reference()) for _ in range(ROUNDS + 1)][1:]
+    return Row(
+        what,
+        against,
+        unit,
+        median(pair[0] for pair in pairs),
+        median(pair[1] for pair in pairs),
+        median(pair[0] / pair[1] for pair in pairs),
+    )
+
+
+def rate(work: Callable[[], int]) -> float:
+    """How many per second `work` gets done; it returns how many it did."""
+    start = perf_counter()
+    return work() / (perf_counter() - start)
+
+
+def report(name: str, rows: Sequence[Row], notes: Mapping[str, object] | None = None) -> None:
+    """Print the table and save it as build/bench/<name>.json."""
+    table = Table("what", "against", "unit", "measured", "reference", "ratio", title=f"{name} on {machine()}")
+    for row in rows:
+        figures = (f"{row.measured:.1f}", f"{row.reference:.1f}", f"{row.ratio:.2f}")
+        table.add_row(row.what, row.against, row.unit, *figures)
+    Console(width=140).print(table)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine(), "rounds": ROUNDS, "rows": [asdict(row) for row in rows], **(notes or {})}
+    (FOLDER / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
