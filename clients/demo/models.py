@@ -42,8 +42,10 @@ BLUE_DIAMOND = Shape("blue diamond", (-0.5, -0.5, 1), sqrt(24))
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """A model with a square input of `size` pixels. A shape must fit into a window of `window` pixels around its centre,
-    with no other of its class reaching in."""
+    """A model with a square input of `size` pixels.
+
+    A shape must fit into a window of `window` pixels around its centre, with no other of its class reaching in.
+    """
 
     size: int
     window: int
