@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -239,11 +240,17 @@ def test_the_device_in_use_is_visible(pair, onnx_files):
     pair.start_registry()
     pair.register(onnx_files[1], 1)
     pair.activate(1)
-    process = pair.start_inference("--log-format", "json")
+    process = pair.start_inference("--log-format", "json", "--metrics", "127.0.0.1:0")
     served = pair.wait_until_running(1)
     assert (served.device, served.provider, served.family) == ("cpu", "CPUExecutionProvider", "yolo-detect")
     assert list(served.class_names) == ["red circle"]
     eventually(lambda: "CPUExecutionProvider" in process.log, "the provider is in the log")
+    entries = [json.loads(line) for line in process.log.splitlines()]
+    address = next(entry["metrics"] for entry in entries if entry["event"] == "started")
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as response:
+        metrics = response.read().decode()
+    labels = 'device="cpu",model_name="shapes",provider="CPUExecutionProvider",version="1"'
+    assert f"videoai_model_running{{{labels}}} 1.0" in metrics
 
 
 def test_an_unknown_variable_stops_the_start(pair, monkeypatch):
