@@ -13,16 +13,18 @@ from functools import lru_cache
 from math import pi, sin, sqrt
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]
+Plane = NDArray[np.floating[Any]]
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]
 # How far (pixels, negative inside) points are from the edge of a shape that reaches `radius` from its middle.
-Distance = Callable[[NDArray[np.float32], NDArray[np.float32], float], NDArray[np.float32]]
+Distance = Callable[[Plane, Plane, float], Plane]
 
 SIZE = (1280, 720)
 COLUMNS, ROWS = 3, 2
@@ -42,17 +44,17 @@ class Actor:
     periods: tuple[int, int, int]  # of x, y and size
 
 
-def _circle(x: NDArray[np.float32], y: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
-    distance: NDArray[np.float32] = np.hypot(x, y) - radius
+def _circle(x: Plane, y: Plane, radius: float) -> Plane:
+    distance: Plane = np.hypot(x, y) - radius
     return distance
 
 
-def _square(x: NDArray[np.float32], y: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
-    distance: NDArray[np.float32] = np.maximum(np.abs(x), np.abs(y)) - radius
+def _square(x: Plane, y: Plane, radius: float) -> Plane:
+    distance: Plane = np.maximum(np.abs(x), np.abs(y)) - radius
     return distance
 
 
-def _diamond(x: NDArray[np.float32], y: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
+def _diamond(x: Plane, y: Plane, radius: float) -> Plane:
     return (np.abs(x) + np.abs(y) - radius) / sqrt(2)
 
 
@@ -138,4 +140,5 @@ def _background(size: Size) -> Picture:
     waves = np.sin(9 * x + 5 * y) + np.sin(23 * y - 7 * x) + 0.5 * np.sin(61 * x + 3 * y)
     grain = np.random.default_rng(7).normal(0, 3, (height, width)).astype(np.float32)
     grey = 104 + 14 * waves + grain
-    return np.rint(grey[..., None] + np.array([4, 0, -3], np.float32)).clip(0, 255).astype(np.uint8)
+    picture: Picture = np.rint(grey[..., None] + np.array([4, 0, -3], np.float32)).clip(0, 255).astype(np.uint8)
+    return picture
