@@ -33,6 +33,8 @@ def configure(level: str, style: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    # It tells of every change to a file, the servers' own included.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 
 def _final_processors(style: str) -> list[structlog.typing.Processor]:
