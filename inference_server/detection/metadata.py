@@ -16,8 +16,10 @@ MAX_SIDE = 8192
 # A dictionary or list of plain values is nested once; the parser is spared anything deeper.
 MAX_OPEN_BRACKETS = 3
 
-_STRINGS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
-_PLAIN = re.compile(r"[\s\w.,:+\-()\[\]{}]*")
+# Strings, ended or not: each character is looked at once, whatever the text.
+_STRINGS = re.compile(r"""'(?:[^'\\]|\\.)*+\\?(?:'|\Z)|"(?:[^"\\]|\\.)*+\\?(?:"|\Z)""", re.DOTALL)
+# What is left of a dictionary or list of strings and numbers without its strings: no names, calls or operators.
+_PLAIN = re.compile(r"(?:[\s\d,:()\[\]{}]|True|False|None)*+")
 
 
 def read_class_names(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
@@ -54,8 +56,8 @@ def _literal(metadata: Mapping[str, str], key: str) -> Any:
     if len(text) > MAX_LENGTH:
         raise _malformed(key, f"at most {MAX_LENGTH} characters", f"{len(text)} characters")
     bare = _STRINGS.sub("", text)
-    if not _PLAIN.fullmatch(bare) or sum(map(bare.count, "([{")) > MAX_OPEN_BRACKETS or re.search(r"[+\-]{2}", bare):
-        raise _malformed(key, "plain values only", text)
+    if not _PLAIN.fullmatch(bare) or sum(map(bare.count, "([{")) > MAX_OPEN_BRACKETS:
+        raise _malformed(key, "a list or dictionary of strings and whole numbers", text)
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
