@@ -14,6 +14,7 @@ from inference_server.errors import ModelRefused
 from inference_server.reporter import Report, Reporter, ReportState
 from inference_server.serving import ServedModel, State
 from inference_server.state import Announcement
+from server_kit import background
 
 log = structlog.get_logger(__name__)
 
@@ -30,8 +31,7 @@ class Follower:
         self._wanted: Announcement | None = None
         self._refused: ModelVersion | None = None
         self._wake = asyncio.Event()
-        self.task = asyncio.create_task(self._run(), name=f"follow {model.model_name}")
-        self.task.add_done_callback(log_failure)
+        self.task = background.start(self._run(), f"follow {model.model_name}")
 
     def announce(self, announcement: Announcement) -> None:
         """Let this be the version to run."""
@@ -105,9 +105,3 @@ class Follower:
 
     def _running_version(self) -> int:
         return self._model.running.model.version.version if self._model.running else 0
-
-
-def log_failure(task: asyncio.Task[None]) -> None:
-    """A done-callback: a background task that fails must not do so in silence."""
-    if not task.cancelled() and task.exception() is not None:
-        log.critical("a background task failed", task=task.get_name(), exc_info=task.exception())

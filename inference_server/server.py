@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any
 
 import grpc
 import structlog
@@ -22,6 +21,7 @@ from inference_server.settings import Settings
 from inference_server.state import StateFile
 from inference_server.video import DecoderPool, DecoderSettings
 from inference_server.watcher import Watcher
+from server_kit import background
 from server_kit.health import Health
 from server_kit.startup import StartupError
 
@@ -55,9 +55,9 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
         identity = Identity(settings.instance_id, settings.registry, lambda: watcher.connected)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(pipeline, models, identity), server)
         await stack.enter_async_context(watcher.running())
-        await stack.enter_async_context(_background(_end_streams(pipeline, health, settings.grace_seconds)))
+        await stack.enter_async_context(background.running(_end_streams(pipeline, health, settings.grace_seconds)))
         if settings.fail_without_model:
-            await stack.enter_async_context(_background(_require_model(models, watcher, health)))
+            await stack.enter_async_context(background.running(_require_model(models, watcher, health)))
         yield
 
 
@@ -78,14 +78,3 @@ async def _require_model(models: ServedModels, watcher: Watcher, health: Health)
     if missing or not list(models):
         of = f" for {', '.join(missing)}" if missing else ""
         health.fail(StartupError(f"No production model found in registry{of}"))
-
-
-@asynccontextmanager
-async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task

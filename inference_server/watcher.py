@@ -13,17 +13,21 @@ from typing import Any
 import structlog
 from google.protobuf.json_format import MessageToDict
 from videoai.aio import RegistryClient
+from videoai.errors import VideoAIError
 from videoai.registry.v1 import registry_pb2
 from videoai.watching import Activated, Cleared, Disconnected, Synced
 
 from inference_server import metrics
 from inference_server.engine import LoadedModel, ModelVersion
-from inference_server.follower import Follower, log_failure
+from inference_server.follower import Follower
 from inference_server.reporter import Reporter
 from inference_server.serving import ServedModel, ServedModels
 from inference_server.state import Announcement, StateFile
+from server_kit import background
 
 log = structlog.get_logger(__name__)
+
+REFUSED_RETRY_SECONDS = 30.0
 
 Load = Callable[[ModelVersion], LoadedModel]
 
@@ -63,17 +67,22 @@ class Watcher:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Watch until left."""
-        tasks = [asyncio.create_task(part) for part in (self._watch(), self._reporter.run(), self._start_from_state())]
-        for task in tasks:
-            task.add_done_callback(log_failure)
-        try:
-            yield
-        finally:
-            followers = [follower.task for follower in self._followers.values()]
-            for task in (*tasks, *followers):
-                task.cancel()
-            await asyncio.gather(*tasks, *followers, return_exceptions=True)
-            await asyncio.to_thread(self._loader.shutdown)
+        async with background.running(self._keep_watching(), self._reporter.run(), self._start_from_state()):
+            try:
+                yield
+            finally:
+                await background.stop(*(follower.task for follower in self._followers.values()))
+                await asyncio.to_thread(self._loader.shutdown)
+
+    async def _keep_watching(self) -> None:
+        """Watch, and where the registry refuses for good reason, ask again later: someone may mend it."""
+        while True:
+            try:
+                await self._watch()
+            except VideoAIError as error:
+                log.error("the registry refuses to be watched", reason=str(error), retry_seconds=REFUSED_RETRY_SECONDS)
+                self._out_of_step(str(error), REFUSED_RETRY_SECONDS)
+            await asyncio.sleep(REFUSED_RETRY_SECONDS)
 
     async def _watch(self) -> None:
         told: set[str] = set()

@@ -184,3 +184,12 @@ def test_auto_says_which_device_it_took(pair, onnx_files):
     pair.start_registry()
     process = pair.start_inference(device="auto")
     eventually(lambda: "cpu" in process.log, "the choice is in the log")
+
+
+def test_a_registry_address_that_is_none_is_said_and_tried_again(serving_v1):
+    """Pointed at another inference server by mistake: no crash, a reason in the log, health says NOT_SERVING."""
+    serving_v1.registry_address = serving_v1.inference_process.address
+    process = serving_v1.start_inference("--state-file", str(serving_v1.root / "other-state.json"))
+    eventually(lambda: "the registry refuses to be watched" in process.log)
+    assert "Traceback" not in process.log
+    assert serving_v1.health(process) == NOT_SERVING
