@@ -52,7 +52,7 @@ def test_the_video_is_what_it_says(video):
     with av.open(str(video)) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 25)
-        frames = [frame for frame in container.decode(stream)]
+        frames = list(container.decode(stream))
     assert [(frame.width, frame.height) for frame in frames] == [(1280, 720)] * 60
     content = video.read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")  # so that it can be analysed while it is uploaded
