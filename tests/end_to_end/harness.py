@@ -177,11 +177,11 @@ class Pair:
     def analyze(self, video: Path | Iterable[bytes], **config: Any) -> Stream:
         return Stream(self.inference, video, {"model_name": NAME, **config})
 
-    def answer(self, picture: Any) -> inference_pb2.FrameResult:
+    def answer(self, picture: Any, **fields: Any) -> inference_pb2.FrameResult:
         """Analyse one picture, (H, W, 3) uint8 RGB."""
         height, width, _ = picture.shape
         raw = inference_pb2.RawPicture(width=width, height=height, rgb=picture.tobytes())
-        request = inference_pb2.AnalyzeFramesRequest(model_name=NAME, frames=[inference_pb2.Picture(raw=raw)])
+        request = inference_pb2.AnalyzeFramesRequest(model_name=NAME, frames=[inference_pb2.Picture(raw=raw)], **fields)
         return self.inference.AnalyzeFrames(request, timeout=PATIENCE).results[0]
 
     def close(self) -> None:

@@ -9,9 +9,12 @@ from itertools import pairwise
 
 import grpc
 import numpy as np
+import onnx
 import pytest
 from demo import scene
+from google.protobuf import json_format, struct_pb2
 from harness import NAME, PATIENCE, eventually
+from onnx import TensorProto, helper
 from videoai.inference.v1 import inference_pb2
 from videoai.registry.v1 import registry_pb2
 
@@ -289,3 +292,52 @@ def test_a_stream_that_never_ends_is_ended_in_time(serving_v1, onnx_files, video
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     assert raised.value.details() == "the server is shutting down"
     assert process.wait() == 0
+
+
+def test_a_model_that_is_no_detector_gives_its_tensors_to_who_asks(pair, tmp_path):
+    """Declared by its entry; anything else than asking for tensors is refused, as is the file without the entry."""
+    size = 32
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMean", ["images"], ["means"], axes=[2, 3], keepdims=0)],
+        "means",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, size, size])],
+        [helper.make_tensor_value_info("means", TensorProto.FLOAT, [1, 3])],
+    )
+    path = tmp_path / "means.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    pair.start_registry()
+    attributes = json_format.ParseDict({"videoai": {"family": "tensors"}}, struct_pb2.Struct())
+    pair.register(path, 1, metadata=registry_pb2.ModelMetadata(attributes=attributes))
+    pair.activate(1)
+    pair.start_inference()
+    assert pair.wait_until_running(1).family == "tensors"
+    picture = np.zeros((size, size, 3), np.uint8)
+    picture[..., 1] = 255
+    with pytest.raises(grpc.RpcError) as raised:
+        pair.answer(picture)
+    assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "include_tensors" in raised.value.details()
+    (tensor,) = pair.answer(picture, include_tensors=True).tensors
+    assert (tensor.name, tensor.datatype, list(tensor.shape)) == ("means", "FP32", [3])
+    assert np.frombuffer(tensor.data, "<f4").tolist() == pytest.approx([0, 1, 0])
+    pair.register(path, 2)
+    pair.activate(2)
+    eventually(lambda: pair.serving().last_error, "the file alone does not say what it is")
+    assert "metadata.attributes.videoai.family" in pair.serving().last_error
+
+
+def test_what_is_not_built_yet_says_so(serving_v1_shared):
+    calls = {
+        "AnalyzeSource": lambda: list(
+            serving_v1_shared.inference.AnalyzeSource(inference_pb2.AnalyzeSourceRequest(uri="file:///v.mp4"))
+        ),
+        "UploadModel": lambda: serving_v1_shared.registry.UploadModel(iter([registry_pb2.UploadModelRequest()])),
+        "DownloadModel": lambda: list(
+            serving_v1_shared.registry.DownloadModel(registry_pb2.DownloadModelRequest(model_name=NAME, version=1))
+        ),
+    }
+    for name, call in calls.items():
+        with pytest.raises(grpc.RpcError) as raised:
+            call()
+        assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert name in raised.value.details()
