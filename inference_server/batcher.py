@@ -104,6 +104,7 @@ def _answer(model: LoadedModel, batch: Sequence[Job]) -> list[Answer]:
     started = perf_counter()
     outputs = model.run([job.pixels for job in batch])
     inference_seconds = perf_counter() - started
+    metrics.INFERENCE_SECONDS.labels(model.version.model_name).observe(inference_seconds)
     answers = []
     for job, frame_outputs in zip(batch, outputs, strict=True):
         decode_started = perf_counter()
