@@ -15,6 +15,8 @@ from inference_server.state import Announcement
 
 log = structlog.get_logger(__name__)
 
+RETRY_SECONDS = 1.0
+
 ReportState = Literal["RECEIVED", "LOADING", "APPLIED", "REJECTED"]
 
 
@@ -57,10 +59,9 @@ class Reporter:
                 try:
                     await self._send(self._latest[name])
                 except VideoAIError as error:
-                    # Repeated when the watch is in step again, or with the next report.
                     log.debug("report did not reach the registry", model_name=name, reason=str(error))
                     self._untold.add(name)
-                    break
+                    await asyncio.sleep(RETRY_SECONDS)
 
     async def _send(self, report: Report) -> None:
         version = report.announcement.version

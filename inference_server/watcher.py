@@ -28,6 +28,7 @@ from server_kit import background
 log = structlog.get_logger(__name__)
 
 REFUSED_RETRY_SECONDS = 30.0
+REGISTRY_ANSWER_SECONDS = 5.0  # before the server starts with what it ran last
 
 Load = Callable[[ModelVersion], LoadedModel]
 
@@ -121,11 +122,10 @@ class Watcher:
     async def _start_from_state(self) -> None:
         """If the registry does not answer at once, run what ran before."""
         remembered = await asyncio.to_thread(self._state_file.load)
-        await asyncio.wait(
-            [asyncio.ensure_future(event.wait()) for event in (self.synced, self.unreachable)],
-            timeout=5,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        answers = [asyncio.ensure_future(event.wait()) for event in (self.synced, self.unreachable)]
+        await asyncio.wait(answers, timeout=REGISTRY_ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for answer in answers:
+            answer.cancel()
         if self.synced.is_set():
             return
         for known in remembered:
