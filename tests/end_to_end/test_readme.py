@@ -75,7 +75,22 @@ def test_the_python_example_works_as_pasted(in_the_clone, onnx_files):
         in_the_clone.register(onnx_files[version], version)
     in_the_clone.activate(1)
     in_the_clone.wait_until_running(1)
-    (example,) = blocks("python")
+    example, _ = blocks("python")
     result = run(in_the_clone, [sys.executable, "-c", here(example, in_the_clone)])
     assert result.returncode == 0, result.stderr
     assert "red circle" in result.stdout
+
+
+def test_the_asyncio_example_follows_production(in_the_clone, onnx_files):
+    for version in (1, 2):
+        in_the_clone.register(onnx_files[version], version)
+    _, example = blocks("python")
+    with subprocess.Popen(
+        [sys.executable, "-uc", here(example, in_the_clone)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            for version in (1, 2):
+                in_the_clone.activate(version)
+                assert process.stdout.readline() == f"shapes version {version} is in production\n"
+        finally:
+            process.kill()
