@@ -63,7 +63,7 @@ class Follower:
             return
         self._settle(wanted, State.LOADING, "LOADING")
         try:
-            swapped = await self._apply(model, wanted, lambda: self._wanted is wanted)
+            swapped = await self._apply(model, wanted, lambda: self._wants(version))
         except ModelRefused as error:
             self._refuse(wanted, str(error))
         except Exception:
@@ -72,6 +72,9 @@ class Follower:
         else:
             if swapped:
                 self._settle(wanted, State.SERVING, "APPLIED")
+
+    def _wants(self, version: ModelVersion) -> bool:
+        return self._wanted is not None and self._wanted.version == version
 
     def _runs(self, version: ModelVersion) -> bool:
         running = self._model.running
@@ -84,7 +87,7 @@ class Follower:
         )
 
     def _refuse(self, wanted: Announcement, reason: str) -> None:
-        if self._wanted is wanted:
+        if self._wants(wanted.version):
             self._refused = wanted.version
         self._settle(wanted, State.REJECTED, "REJECTED", reason)
         metrics.ACTIVATIONS.labels(self._model.model_name, "rejected").inc()

@@ -138,6 +138,21 @@ async def test_versions_announced_during_a_load_are_skipped_but_the_last(followe
     assert served.swaps == 0
 
 
+async def test_a_load_is_not_wasted_if_its_version_is_wanted_again_when_it_is_done(follower, served, loader, reports):
+    follower.announce(announce(1))
+    await reports.until("APPLIED")
+    loader.gate.clear()
+    loader.begun.clear()
+    follower.announce(announce(2))
+    await loader.begun.wait()
+    follower.announce(announce(1, revision=3))
+    follower.announce(announce(2, revision=4))
+    loader.gate.set()
+    await reports.until("APPLIED")
+    assert loader.loaded == [1, 2]
+    assert served.swaps == 1
+
+
 async def test_the_same_file_is_not_loaded_twice(follower, served, loader, reports):
     by_hand = announce(1, sha256="")
     follower.announce(by_hand)
