@@ -15,6 +15,8 @@ from server_kit import metrics
 
 log = structlog.get_logger(__name__)
 
+MAX_DETAILS_BYTES = 2000
+
 Details = grpc.HandlerCallDetails
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs only
 
@@ -68,11 +70,19 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         code = next((self._codes[kind] for kind in type(error).__mro__ if kind in self._codes), None)
         if code is not None:
             outcome.code = code.name
-            await context.abort(code, str(error))
+            await context.abort(code, _fitting(str(error)))
         outcome.code = grpc.StatusCode.INTERNAL.name
         reference = secrets.token_hex(4)
         log.error("call failed", method=method, reference=reference, exc_info=error)
         await context.abort(grpc.StatusCode.INTERNAL, f"internal error, see the server's log (reference {reference})")
+
+
+def _fitting(details: str) -> str:
+    """`details`, cut where they would be too long for a status: gRPC sends them as a header, three bytes for one."""
+    encoded = details.encode(errors="replace")
+    if len(encoded) <= MAX_DETAILS_BYTES:
+        return details
+    return encoded[:MAX_DETAILS_BYTES].decode(errors="ignore") + "…"
 
 
 def _code_of(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode:

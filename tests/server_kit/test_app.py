@@ -28,6 +28,7 @@ PROGRAM = textwrap.dedent(
     async def answer(request, context):
         match request:
             case b"rare": raise Rare("nothing by that name")
+            case b"long": raise Rare("\\u20ac" * 10_000)
             case b"bug": raise RuntimeError("secret detail")
             case b"abort": await context.abort(grpc.StatusCode.DATA_LOSS, "said by the handler")
             case b"slow": await asyncio.sleep(1)
@@ -103,6 +104,13 @@ def test_errors_take_the_code_of_their_nearest_class(channel):
         call(channel, b"rare")
     assert raised.value.code() is grpc.StatusCode.NOT_FOUND
     assert raised.value.details() == "nothing by that name"
+
+
+def test_details_are_cut_to_what_a_status_can_hold(channel):
+    with pytest.raises(grpc.RpcError) as raised:
+        call(channel, b"long")
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+    assert raised.value.details().strip("\u20ac") == "…"
 
 
 def test_an_error_in_mid_stream_ends_it_with_its_code(channel):
