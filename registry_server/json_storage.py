@@ -218,8 +218,8 @@ class JsonFileStorage:
     def _uncertain(self, error: OSError) -> CommitUncertain:
         self._seen = None
         return CommitUncertain(
-            f"the commit is uncertain: {self._path} holds the change, but may lose it in a power cut: {error.strerror}; "
-            "repeat it with the same request_id"
+            f"the commit is uncertain: {self._path} holds the change, but may lose it in a power cut: "
+            f"{error.strerror}; repeat it with the same request_id"
         )
 
     def _write(self, data: bytes) -> None:
