@@ -42,7 +42,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_broken_links_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("# One, two\n[a](#one-two) [b](page.md) [d](gone.md) [e](page.md#three)\n")
+    page.write_text(
+        "# One, two\n[a](#one-two) [b](page.md) [d](gone.md) [e](page.md#three)\n"
+    )
     assert broken_links(page) == ["gone.md", "page.md#three"]
 
 
