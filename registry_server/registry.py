@@ -70,7 +70,7 @@ class Registry:
 
     @property
     def state(self) -> State:
-        """What is served; never anything that is not durable."""
+        """What is served; what this server wrote is durable by then, unless it was called uncertain."""
         return self._state
 
     @property

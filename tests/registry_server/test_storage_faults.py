@@ -17,7 +17,6 @@ from registry_server.catalog import Catalog
 from registry_server.errors import ChangedMeanwhile, CommitUncertain, RegistryFileInvalid, StorageUnavailable
 from registry_server.files import Files
 from registry_server.json_storage import JsonFileStorage
-from registry_server.server import JsonFileStorage as ServedStorage
 
 ERRORS = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EINTR, errno.EBUSY]
 QUIET = ["registry.json", "registry.json.lock"]
@@ -268,9 +267,7 @@ def test_a_file_that_appears_or_vanishes_meanwhile_is_noticed(file: Path) -> Non
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch, files: Failing) -> Failing:
     """The file operations of the server that the test starts."""
-    monkeypatch.setattr(
-        "registry_server.server.JsonFileStorage", lambda path, **rest: ServedStorage(path, files=files, **rest)
-    )
+    monkeypatch.setattr(json_storage, "Files", lambda: files)
     return files
 
 
