@@ -35,6 +35,14 @@ demo: $(SETUP) ## Run the pair on a video made for it: two servers, a hot swap, 
 test: $(SETUP) ## Run all the tests (PYTEST_ARGS="tests/clients -x" for some of them)
 	$(PY) -m pytest $(PYTEST_ARGS)
 
+# How often to kill, and what else to tell the harness: make test-crash N=200 CRASH_ARGS="--servers 2"
+N ?= 1000
+CRASH_ARGS ?=
+
+.PHONY: test-crash
+test-crash: $(SETUP) ## Kill writing registry servers N=1000 times and check what is left
+	$(PY) tests/crash/crash.py --kills $(N) $(CRASH_ARGS)
+
 .PHONY: check
 check: $(SETUP) ## Lint, types, protos, and stubs that match them
 	$(VENV)/bin/ruff check $(SOURCES)

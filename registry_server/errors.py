@@ -10,6 +10,7 @@ RegistryError
 ├── AlreadyRegistered          the name and version are taken
 ├── RequestIdReused            the request_id belongs to another change
 ├── ExpectationNotMet          another version is in production than the caller believes
+├── ChangedMeanwhile           somebody else changed the registry while this change was being written
 ├── Refused                    the registry's state does not allow the change
 │   ├── InProduction           a version in production can be neither archived nor deleted
 │   ├── Archived               an archived version cannot be activated
@@ -97,6 +98,13 @@ class ExpectationNotMet(RegistryError):
             f"expected_production_version: expected {_version(expected)} of model {model_name!r} in production, "
             f"found {_version(actual)}"
         )
+
+
+class ChangedMeanwhile(RegistryError):
+    """Somebody who takes no lock changed the registry, again and again, while a change was being written."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__(f"{file} was edited while the change was being written; nothing was changed, try again")
 
 
 class Refused(RegistryError):

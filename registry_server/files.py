@@ -15,6 +15,10 @@ class Files:
     def stat(self, path: Path) -> os.stat_result:
         return path.stat()
 
+    def open(self, path: Path) -> int:
+        """An existing file, for reading."""
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
     def create(self, path: Path) -> int:
         """A new file, open for writing; fails if there is one already."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)

@@ -1,12 +1,13 @@
-"""The catalog as one JSON file that a person can read and edit.
+"""The catalog as one JSON file that a person can read and edit; docs/durability.md says what it promises.
 
 A reader sees the old file or the new one, never a mix. A change is durable before it is acknowledged: new file in the
-same folder, all bytes written, fsync, rename over the old one, fsync of the folder. Processes take turns through a lock
-file beside it; the lock file stays, for removing it would let two of them in.
+same folder, all bytes written, fsync, a last look at the old file, rename over it, fsync of the folder. Processes take
+turns through a lock file beside it; the lock file stays, for removing it would let two of them in.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -16,15 +17,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, time_ns
 
+import structlog
 from filelock import FileLock, Timeout
 
 from registry_server import document, lineage
 from registry_server.catalog import Catalog, InvalidDocument
-from registry_server.errors import CommitUncertain, RegistryFileInvalid, StorageUnavailable
+from registry_server.errors import ChangedMeanwhile, CommitUncertain, RegistryFileInvalid, StorageUnavailable
 from registry_server.files import Files
+from registry_server.mounts import is_mount
 from registry_server.storage import Step
 
+log = structlog.get_logger(__name__)
+
 LOCK_POLL_SECONDS = 0.005
+
+MOUNT_THE_FOLDER = "it is a mount of its own, which cannot be replaced; mount the folder, not the file"
 
 SETTLED_NANOSECONDS = 2_000_000_000
 """Two changes within a clock tick of the file system look like one, so the marks of a young file prove nothing."""
@@ -36,12 +43,14 @@ Mark = tuple[int, int, int, int, int]
 class _Seen:
     """What was last read or written. `data` is None while there is no file.
 
-    `mark` tells the file from any later one; None if it was too young for that when it was read.
+    `mark` tells the file from any later one; None if it was too young for that when it was read. `durable`: a power cut
+    cannot take it back; what somebody else has just written may not have been synced yet.
     """
 
     data: bytes | None
     catalog: Catalog
     mark: Mark | None = None
+    durable: bool = False
 
 
 class JsonFileStorage:
@@ -66,18 +75,43 @@ class JsonFileStorage:
 
     def transact(self, step: Step) -> Catalog:
         with self._locked():
-            before = self._load_anew()
-            after = step(before)
-            if after is not before:
-                data = document.dump(after.document)
-                self._replace(data)
-                self._seen = _Seen(data, after)
-            return after
+            try:
+                return self._transact(step)
+            except ChangedMeanwhile:
+                return self._transact(step)
 
     def recover(self) -> None:
+        if is_mount(self._path):
+            raise StorageUnavailable(f"{self._path}: {MOUNT_THE_FOLDER}")
         if os.path.lexists(self._temporary):
-            with self._locked(), self._explained("clear"):
-                self._files.remove(self._temporary)
+            try:
+                with self._locked(), self._explained("clear"):
+                    self._files.remove(self._temporary)
+            except StorageUnavailable as error:  # the next change clears it, or says what is wrong
+                log.warning("cannot remove what a crash left behind", file=str(self._temporary), reason=str(error))
+
+    def _transact(self, step: Step) -> Catalog:
+        before = self._load_anew()
+        after = step(before)
+        if after is not before:
+            data = document.dump(after.document)
+            self._replace(data)
+            self._seen = _Seen(data, after, durable=True)
+        else:
+            self._confirm()
+        return after
+
+    def _confirm(self) -> None:
+        """Make what was read durable, for it is about to be acknowledged."""
+        seen = self._seen
+        if seen is None or seen.data is None or seen.durable:
+            return
+        try:
+            self._sync(self._files.open(self._path))
+            self._sync(self._files.open_folder(self._path.parent))
+        except OSError as error:
+            raise self._uncertain(error) from error
+        self._seen = replace(seen, durable=True)
 
     def _load_anew(self) -> Catalog:
         seen, mark = self._seen, self._mark()
@@ -153,18 +187,40 @@ class JsonFileStorage:
             with self._explained("write"):
                 self._files.remove(self._temporary)  # left by a crash, or by nobody: the lock is ours
                 self._write(data)
-                self._files.replace(self._temporary, self._path)
+                self._check_unchanged()
+                self._move(data)
         except BaseException:
             with suppress(OSError):
                 self._files.remove(self._temporary)
             raise
         try:
-            self._sync_folder()
+            self._sync(self._files.open_folder(self._path.parent))
         except OSError as error:
-            self._seen = None
-            raise CommitUncertain(
-                f"{self._path} holds the change, but may lose it in a power cut: {error.strerror}"
-            ) from error
+            raise self._uncertain(error) from error
+
+    def _check_unchanged(self) -> None:
+        """The last look before the file is replaced: edits take no lock. Raises ChangedMeanwhile."""
+        seen = self._seen
+        if seen is None or (seen.mark is not None and seen.mark == self._mark()):
+            return
+        if self._read() != seen.data:
+            raise ChangedMeanwhile(str(self._path))
+
+    def _move(self, data: bytes) -> None:
+        """Put the new file in place. Network file systems may report a failure of what they did all the same."""
+        try:
+            self._files.replace(self._temporary, self._path)
+        except OSError as error:
+            if not os.path.lexists(self._temporary) and self._read() == data:
+                raise self._uncertain(error) from error
+            raise
+
+    def _uncertain(self, error: OSError) -> CommitUncertain:
+        self._seen = None
+        return CommitUncertain(
+            f"the commit is uncertain: {self._path} holds the change, but may lose it in a power cut: "
+            f"{error.strerror}; repeat it with the same request_id"
+        )
 
     def _write(self, data: bytes) -> None:
         descriptor = self._files.create(self._temporary)
@@ -188,16 +244,16 @@ class JsonFileStorage:
                 self._files.chown(descriptor, target.st_uid, target.st_gid)
         self._files.chmod(descriptor, stat.S_IMODE(target.st_mode))
 
-    def _sync_folder(self) -> None:
-        folder = self._files.open_folder(self._path.parent)
+    def _sync(self, descriptor: int) -> None:
         try:
-            self._files.sync(folder)
+            self._files.sync(descriptor)
         finally:
-            self._files.close(folder)
+            self._files.close(descriptor)
 
     @contextmanager
     def _explained(self, action: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise StorageUnavailable(f"cannot {action} {self._path}: {error.strerror}; nothing was changed") from error
+            reason = MOUNT_THE_FOLDER if error.errno == errno.EBUSY else error.strerror
+            raise StorageUnavailable(f"cannot {action} {self._path}: {reason}; nothing was changed") from error

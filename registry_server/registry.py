@@ -70,7 +70,7 @@ class Registry:
 
     @property
     def state(self) -> State:
-        """What is served; never anything that is not durable."""
+        """What is served; what this server wrote is durable by then, unless it was called uncertain."""
         return self._state
 
     @property
@@ -160,15 +160,19 @@ class Registry:
     def _write(self, group: Sequence[Apply]) -> Sequence[Result | Exception]:
         """Make the changes in order, write once, publish; a change that is refused leaves the others alone."""
         outcomes: list[Result | Exception] = []
+        labels: list[str] = []
         after = self._state
 
         def step(source: Catalog) -> Catalog:
             nonlocal after
             before = lineage.follow(self._state, source, datetime.now(UTC))
             after = before
+            outcomes.clear()  # the storage may ask again, with a newer catalog
+            labels.clear()
             for apply in group:
-                after, outcome = _apply(after, apply)
+                after, outcome, label = _apply(after, apply)
                 outcomes.append(outcome)
+                labels.append(label)
             if after is before:
                 return source
             after = lineage.written(after)
@@ -180,6 +184,8 @@ class Registry:
             metrics.CHANGES.labels("failed").inc(len(group))
             self._after_failure(error)
             return [error] * len(group)
+        for label in labels:
+            metrics.CHANGES.labels(label).inc()
         self._publish(after)
         self._mended()
         return outcomes
@@ -248,14 +254,17 @@ def _load_first(storage: Storage) -> State:
     return lineage.first(storage.load())
 
 
-def _apply(state: State, apply: Apply) -> tuple[State, Result | Exception]:
+def _apply(state: State, apply: Apply) -> tuple[State, Result | Exception, str]:
+    """The state afterwards, what to answer, and what to count it as."""
     moment = Moment(datetime.now(UTC), state.revision + 1)
     try:
         change = apply(state.catalog, moment)
     except Exception as error:  # noqa: BLE001 - a fault in one change must not fail the others
-        metrics.CHANGES.labels("refused" if isinstance(error, RegistryError) else "failed").inc()
-        return state, error
+        return state, error, "refused" if isinstance(error, RegistryError) else "failed"
     changed = change.catalog is not state.catalog
-    metrics.CHANGES.labels("done" if changed else "nothing").inc()
     after = lineage.advanced(state, change.catalog) if changed else state
-    return after, Result(change.entry, change.demoted, change.revision or after.revision)
+    return (
+        after,
+        Result(change.entry, change.demoted, change.revision or after.revision),
+        "done" if changed else "nothing",
+    )

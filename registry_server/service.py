@@ -28,6 +28,7 @@ ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
     errors.AlreadyRegistered: grpc.StatusCode.ALREADY_EXISTS,
     errors.RequestIdReused: grpc.StatusCode.ALREADY_EXISTS,
     errors.ExpectationNotMet: grpc.StatusCode.ABORTED,
+    errors.ChangedMeanwhile: grpc.StatusCode.ABORTED,
     errors.Refused: grpc.StatusCode.FAILED_PRECONDITION,
     errors.StorageUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.TooManyWatchers: grpc.StatusCode.RESOURCE_EXHAUSTED,

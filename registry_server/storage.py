@@ -13,11 +13,17 @@ from typing import Protocol
 from registry_server.catalog import Catalog
 
 Step = Callable[[Catalog], Catalog]
-"""Makes the next catalog; returns the very one it was given to change nothing."""
+"""Makes the next catalog; returns the very one it was given to change nothing.
+
+It may be called again, with a newer catalog, where the storage changed before the first result was in place.
+"""
 
 
 class Storage(Protocol):
-    """Every method may block and be called from any thread, and raises StorageUnavailable or RegistryFileInvalid."""
+    """Every method may block and be called from any thread.
+
+    They raise StorageUnavailable or RegistryFileInvalid; a change also CommitUncertain or ChangedMeanwhile.
+    """
 
     def load(self) -> Catalog:
         """The stored catalog. The same object as before if nothing has changed since."""
@@ -25,11 +31,12 @@ class Storage(Protocol):
     def transact(self, step: Step) -> Catalog:
         """Apply `step` to the stored catalog and return what is stored afterwards, once it is durable.
 
-        No other change, by this process or another, comes between. If `step` raises, nothing changes.
+        No other change, by this process or another, comes between. If `step` raises, nothing changes. What is
+        returned is durable even if `step` changed nothing.
         """
 
     def recover(self) -> None:
-        """Clear away what a crash may have left."""
+        """Before the first load: clear away what a crash may have left, and refuse what could never be written."""
 
 
 class MemoryStorage:

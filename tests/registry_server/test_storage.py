@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import multiprocessing
 import os
@@ -10,12 +9,11 @@ import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from registry_server.catalog import Catalog
-from registry_server.errors import CommitUncertain, RegistryFileInvalid, StorageUnavailable
+from registry_server.errors import RegistryFileInvalid, StorageUnavailable
 from registry_server.files import Files
 from registry_server.json_storage import JsonFileStorage
 from registry_server.storage import MemoryStorage, Storage
@@ -208,54 +206,6 @@ def test_an_invalid_file_is_refused_with_its_place_and_never_overwritten(
         assert (caught.value.line, caught.value.column) == place
         assert str(caught.value).startswith(f"{file}:{place[0]}:{place[1]}: ")
     assert file.read_text() == text
-
-
-class Failing(Files):
-    """Fails the k-th operation from when it is armed; 0 = none."""
-
-    def __init__(self) -> None:
-        self.remaining = 0
-        self.failed = ""
-
-    def __getattribute__(self, name: str) -> Any:
-        operation = super().__getattribute__(name)
-        if name.startswith("_") or not callable(operation) or name == "close":
-            return operation
-
-        def counted(*arguments: Any) -> Any:
-            self.remaining -= 1
-            if self.remaining == 0:
-                self.failed = name
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return operation(*arguments)
-
-        return counted
-
-
-def test_whichever_operation_fails_the_file_is_old_or_new_and_the_next_write_works(file: Path) -> None:
-    files = Failing()
-    storage = JsonFileStorage(file, files=files)
-    storage.transact(counting)
-    failed = []
-    for k in range(1, 50):
-        before = file.read_bytes()
-        count = json.loads(before)["count"]
-        files.remaining, files.failed = k, ""
-        try:
-            storage.transact(counting)
-        except CommitUncertain:
-            assert json.loads(file.read_bytes())["count"] == count + 1
-        except StorageUnavailable:
-            assert file.read_bytes() == before
-        files.remaining = 0
-        assert sorted(path.name for path in file.parent.iterdir()) == ["registry.json", "registry.json.lock"]
-        count = json.loads(file.read_bytes())["count"]
-        assert storage.transact(counting).rest["count"] == count + 1
-        if not files.failed:
-            break
-        failed.append(files.failed)
-    assert failed[:2] == ["stat", "read"]
-    assert failed[2:] == ["remove", "create", "stat", "chmod", "write", "sync", "replace", "open_folder", "sync"]
 
 
 def test_a_file_that_has_settled_is_not_read_again_and_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
