@@ -58,6 +58,10 @@ class JsonFileStorage:
         )
         self._seen: _Seen | None = None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._path,)
+
     def load(self) -> Catalog:
         seen = self._seen
         if seen is not None and seen.mark is not None and seen.mark == self._mark():
@@ -78,6 +82,9 @@ class JsonFileStorage:
         if os.path.lexists(self._temporary):
             with self._locked(), self._explained("clear"):
                 self._files.remove(self._temporary)
+
+    def close(self) -> None:
+        """Nothing is held open between two uses."""
 
     def _load_anew(self) -> Catalog:
         seen, mark = self._seen, self._mark()
