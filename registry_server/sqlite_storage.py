@@ -120,12 +120,13 @@ class SqliteStorage:
             self._connection = self._connect(
                 self._path, timeout=0, isolation_level=None, check_same_thread=False, cached_statements=64
             )
-            self._opened = self._identity()
         remaining = max(deadline - monotonic(), 0)
         self._connection.execute(f"PRAGMA busy_timeout = {int(remaining * 1000)}")
         if self._version is None:
-            self._check(self._connection)
+            with _transaction(self._connection, "BEGIN"):
+                self._check(self._connection)
             self._prepare(self._connection, deadline)
+            self._opened = self._identity()
         return self._connection
 
     def _check(self, connection: sqlite3.Connection) -> None:
@@ -174,6 +175,10 @@ class SqliteStorage:
             self._disconnect()
             if isinstance(error, sqlite3.Error):
                 raise self._explained(action, error) from error
+            raise
+        except RegistryFileInvalid:
+            if self._opened is None:  # another file may be put there
+                self._disconnect()
             raise
         except InvalidRow as error:
             raise self._invalid(str(error)) from None

@@ -10,7 +10,6 @@ import json
 import sqlite3
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Generic, Protocol, TypeVar
 
 from registry_server import document, lineage
@@ -141,17 +140,14 @@ def _write(
 
 
 def _positions(known: Rows[T], values: Sequence[T], key: Callable[[T], Hashable]) -> Sequence[int]:
-    """Each value's position: the one it has, or one at the end; all anew where that is not their order."""
+    """Each value's position, in order: the one that it has, or one at the end for what is new or has moved."""
     places = {key(row.value): position for position, row in known.items()}
-    free = max(known, default=0)
+    last, end = 0, max(known, default=0)
     positions = []
     for value in values:
-        position = places.get(key(value))
-        if position is None:
-            position = free = free + 1
-        positions.append(position)
-    in_order = all(left < right for left, right in pairwise(positions))
-    return positions if in_order else range(1, len(values) + 1)
+        last = place if (place := places.get(key(value), 0)) > last else max(last, end) + 1
+        positions.append(last)
+    return positions
 
 
 def _text(raw: document.Raw) -> str:
