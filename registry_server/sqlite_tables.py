@@ -127,27 +127,42 @@ def _read(connection: sqlite3.Connection, table: str, known: Rows[T], check: Cal
 def _write(
     connection: sqlite3.Connection, table: str, known: Rows[T], values: Sequence[T], key: Callable[[T], Hashable]
 ) -> Rows[T]:
-    rows: dict[int, Row[T]] = {}
-    for position, value in zip(_positions(known, values, key), values, strict=True):
-        row = known.get(position)
-        rows[position] = row if row is not None and row.value is value else Row(_text(value.raw), value)
-    # Whatever is in the way goes first: no row meets one that it replaces in a unique index.
-    gone = [(position,) for position, row in known.items() if rows.get(position) is not row]
+    rows = _in_place(known, values, key)
+    if rows is None:
+        rows = _placed_anew(known, values, key)
     new = [(position, row.text) for position, row in rows.items() if known.get(position) is not row]
-    connection.executemany(f"DELETE FROM {table} WHERE position = ?", gone)  # noqa: S608
+    # Whatever is in the way goes first: no row meets one that it replaces in a unique index.
+    gone = {*(known.keys() - rows.keys()), *(position for position, _ in new if position in known)}
+    connection.executemany(f"DELETE FROM {table} WHERE position = ?", [(position,) for position in gone])  # noqa: S608
     connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", new)  # noqa: S608
     return rows
 
 
-def _positions(known: Rows[T], values: Sequence[T], key: Callable[[T], Hashable]) -> Sequence[int]:
-    """Each value's position, in order: the one that it has, or one at the end for what is new or has moved."""
+def _in_place(known: Rows[T], values: Sequence[T], key: Callable[[T], Hashable]) -> Rows[T] | None:
+    """The usual case, told quickly: some values are others of the same key, or come at the end. Else None."""
+    if len(values) < len(known):
+        return None
+    rows = dict(known)
+    for (position, row), value in zip(known.items(), values, strict=False):
+        if row.value is not value:
+            if key(row.value) != key(value):
+                return None
+            rows[position] = Row(_text(value.raw), value)
+    for position, value in enumerate(values[len(known) :], max(known, default=0) + 1):
+        rows[position] = Row(_text(value.raw), value)
+    return rows
+
+
+def _placed_anew(known: Rows[T], values: Sequence[T], key: Callable[[T], Hashable]) -> Rows[T]:
+    """Each value in the row that it has, or in one at the end if it is new or has moved."""
     places = {key(row.value): position for position, row in known.items()}
+    rows: dict[int, Row[T]] = {}
     last, end = 0, max(known, default=0)
-    positions = []
     for value in values:
         last = place if (place := places.get(key(value), 0)) > last else max(last, end) + 1
-        positions.append(last)
-    return positions
+        row = known.get(last)
+        rows[last] = row if row is not None and row.value is value else Row(_text(value.raw), value)
+    return rows
 
 
 def _text(raw: document.Raw) -> str:
