@@ -21,10 +21,10 @@ JSON, SQLITE = "file:models/registry.json", "sqlite:models/registry.db"
 @pytest.mark.parametrize(
     ("url", "scheme", "path"),
     [
-        ("file:models/registry.json", "file", "/root/models/registry.json"),
+        ("file:models/registry.json", "file", "/srv/models/registry.json"),
         ("file:///a/b.json", "file", "/a/b.json"),
-        ("sqlite:registry.db", "sqlite", "/root/registry.db"),
-        ("sqlite:../registry.db", "sqlite", "/root/../registry.db"),
+        ("sqlite:registry.db", "sqlite", "/srv/registry.db"),
+        ("sqlite:../registry.db", "sqlite", "/srv/../registry.db"),
         ("sqlite:/a.db", "sqlite", "/a.db"),
         ("sqlite:///a.db", "sqlite", "/a.db"),
         ("sqlite:////a/b.db", "sqlite", "/a/b.db"),
@@ -32,7 +32,7 @@ JSON, SQLITE = "file:models/registry.json", "sqlite:models/registry.db"
     ],
 )
 def test_a_url_names_a_storage(url: str, scheme: str, path: str) -> None:
-    assert locations.parse(url).under(Path("/root")) == Location(scheme, Path(path))
+    assert locations.parse(url).under(Path("/srv")) == Location(scheme, Path(path))
 
 
 @pytest.mark.parametrize(
