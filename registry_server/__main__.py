@@ -9,23 +9,42 @@ import click
 from videoai.environment import reject_unknown
 
 from registry_server import settings
+from registry_server.errors import RegistryError
+from registry_server.locations import Location
+from registry_server.migrate import CannotMigrate, migrate
 from registry_server.server import registry_server
 from registry_server.service import ERROR_CODES, SERVICE
 from server_kit import logs
 from server_kit.app import ServeOptions, run
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND ...]",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
 @click.version_option(package_name="videoai")
 @settings.options
+@click.pass_context
 def main(
-    listen: tuple[str, ...], metrics: str | None, grace_seconds: float, log_level: str, log_format: str, **flags: Any
+    context: click.Context,
+    /,
+    listen: tuple[str, ...],
+    metrics: str | None,
+    grace_seconds: float,
+    log_level: str,
+    log_format: str,
+    **flags: Any,
 ) -> None:
     """Keep the registry of models: one file that a person can read and edit, models/registry.json.
 
-    Tells every subscriber the moment production changes, whether through a call or by an edit of the file.
+    Tells every subscriber the moment production changes, whether through a call or by an edit of the file. Without a
+    command, the server starts.
     """
     reject_unknown(main, (settings.PREFIX,))
+    if context.invoked_subcommand is not None:
+        context.obj = settings.Settings(**flags)
+        return
     logs.configure(log_level, log_format)
     run(
         ServeOptions(listen, metrics, grace_seconds),
@@ -33,6 +52,25 @@ def main(
         error_codes=ERROR_CODES,
         setup=partial(registry_server, settings.Settings(**flags)),
     )
+
+
+@main.command("migrate")
+@click.argument("source", metavar="FROM", type=settings.StorageUrl())
+@click.argument("target", metavar="TO", type=settings.StorageUrl())
+@click.option("--force", is_flag=True, help="Replace what TO holds.")
+@click.pass_obj
+def migrate_command(chosen: settings.Settings, source: Location, target: Location, *, force: bool) -> None:
+    """Copy the registry at FROM to TO, with its history, unknown keys, uid and revision; both are URLs as of --storage.
+
+    Stop the servers over FROM first: what they change later is not copied. A TO that holds a registry is left alone and
+    the exit code is 1, unless --force is given.
+    """
+    paths = source.under(chosen.root), target.under(chosen.root)
+    try:
+        catalog = migrate(*paths, force=force, lock_timeout_seconds=chosen.lock_timeout)
+    except (CannotMigrate, RegistryError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"copied {len(catalog.entries)} versions from {paths[0].path} to {paths[1].path}")
 
 
 if __name__ == "__main__":

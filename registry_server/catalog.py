@@ -8,13 +8,12 @@ Every entry keeps its raw object, so unknown keys, at every level, and the order
 from __future__ import annotations
 
 import hashlib
-import json
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
-from registry_server.document import Raw, Where
+from registry_server.document import Raw, Where, fingerprint
 from registry_server.entry import Entry, InvalidEntry, Status, read_entry
 from registry_server.errors import ModelNotFound, NoProduction
 from registry_server.history import History, read_activation
@@ -35,12 +34,20 @@ class InvalidDocument(Exception):
 class Catalog:
     """All versions of all models, with at most one in production per model. Never changes; steps make new ones."""
 
-    def __init__(self, rest: Raw, entries: tuple[Entry, ...], history: History) -> None:
+    def __init__(
+        self,
+        rest: Raw,
+        entries: tuple[Entry, ...],
+        history: History,
+        index: Mapping[Key, int] | None = None,
+        production: Mapping[str, Entry] | None = None,
+    ) -> None:
+        """`index` and `production` are those of `entries`, where they are known already."""
         self._rest = rest
         self.entries = entries
         self.history = history
-        self._index = {entry.key: position for position, entry in enumerate(entries)}
-        self._production = {entry.model_name: entry for entry in entries if entry.status is Status.PRODUCTION}
+        self._index = {e.key: n for n, e in enumerate(entries)} if index is None else index
+        self._production = _in_production(entries) if production is None else production
 
     @classmethod
     def empty(cls) -> Catalog:
@@ -51,23 +58,40 @@ class Catalog:
         """Check a whole document. Raises InvalidDocument."""
         entries = tuple(_read_all(document, "models", read_entry))
         history = tuple(_read_all(document, "history", read_activation)) if "history" in document else ()
-        catalog = cls(document, entries, history)
+        return cls.assemble(document, entries, history)
+
+    @classmethod
+    def assemble(cls, rest: Raw, entries: tuple[Entry, ...], history: History) -> Self:
+        """Put checked parts together. Raises InvalidDocument where they do not go together."""
+        catalog = cls(rest, entries, history)
         catalog._check_unique()
         return catalog
 
     @property
     def document(self) -> dict[str, Any]:
         """The document that holds this catalog; top-level keys keep their order."""
-        document = {**self._rest, "models": [entry.raw for entry in self.entries]}
-        if self.history or "history" in document:
+        document = self.head
+        document["models"] = [entry.raw for entry in self.entries]
+        if "history" in document:
             document["history"] = [record.raw for record in self.history]
         return document
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The document with empty lists in the places of its entries and its history."""
+        head = {**self._rest, "models": []}
+        if self.history or "history" in head:
+            head["history"] = []
+        return head
 
     @cached_property
     def content_digest(self) -> str:
         """SHA-256 of everything but the server's own notes; blanks and line breaks do not count."""
-        document = {key: value for key, value in self.document.items() if key != STAMP}
-        return hashlib.sha256(json.dumps(document, separators=(",", ":")).encode()).hexdigest()
+        head = {key: value for key, value in self.head.items() if key != STAMP}
+        digest = hashlib.sha256(fingerprint(head))
+        for part in (self.entries, self.history):
+            digest.update(hashlib.sha256(b"".join([item.fingerprint for item in part])).digest())
+        return digest.hexdigest()
 
     @property
     def rest(self) -> Raw:
@@ -130,19 +154,25 @@ class Catalog:
 
     def with_entry(self, entry: Entry) -> Catalog:
         """With this entry in the place of the one with its key, or at the end."""
-        position = self._index.get(entry.key, len(self.entries))
-        return Catalog(self._rest, (*self.entries[:position], entry, *self.entries[position + 1 :]), self.history)
+        position = self._index.get(entry.key)
+        if position is None:
+            return Catalog(self._rest, (*self.entries, entry), self.history)
+        entries = (*self.entries[:position], entry, *self.entries[position + 1 :])
+        production = {name: other for name, other in self._production.items() if other is not self.entries[position]}
+        if entry.status is Status.PRODUCTION:
+            production[entry.model_name] = entry
+        return Catalog(self._rest, entries, self.history, self._index, production)
 
     def without(self, model_name: str, version: int) -> Catalog:
         key = (model_name, version)
         return Catalog(self._rest, tuple(entry for entry in self.entries if entry.key != key), self.history)
 
     def with_history(self, history: History) -> Catalog:
-        return Catalog(self._rest, self.entries, history)
+        return Catalog(self._rest, self.entries, history, self._index, self._production)
 
     def with_rest(self, key: str, value: Any) -> Catalog:
         """With one of the other top-level keys replaced or added."""
-        return Catalog({**self._rest, key: value}, self.entries, self.history)
+        return Catalog({**self._rest, key: value}, self.entries, self.history, self._index, self._production)
 
     def _check_unique(self) -> None:
         places: dict[Key, int] = {}
@@ -163,6 +193,10 @@ class Catalog:
                     f"status: model {name!r} has two versions in production, {other} and {version}",
                 )
             in_production[name] = position
+
+
+def _in_production(entries: Sequence[Entry]) -> dict[str, Entry]:
+    return {entry.model_name: entry for entry in entries if entry.status is Status.PRODUCTION}
 
 
 def _read_all(document: Raw, key: str, read: Any) -> Iterator[Any]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -63,6 +64,11 @@ def dump(document: Raw) -> bytes:
     return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def fingerprint(value: object) -> bytes:
+    """SHA-256 of a value of a document, the same however it is laid out; key order counts."""
+    return hashlib.sha256(_compact(value).encode()).digest()
+
+
 def line_and_column(text: str, position: int) -> tuple[int, int]:
     """Line and column, both from 1, of a character offset."""
     return text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
@@ -88,6 +94,7 @@ def same(left: object, right: object) -> bool:
     return isinstance(left, bool) == isinstance(right, bool) and left == right
 
 
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NoReturn, TypeGuard, TypeVar
 
-from registry_server.document import Raw, Where
+from registry_server.document import Raw, Where, fingerprint
 from registry_server.errors import InvalidField
 
 MAX_VERSION = 2**31 - 1
@@ -47,7 +47,10 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One version of one model. `raw` is the entry with all its keys, known or not; never changed in place."""
+    """One version of one model. `raw` is the entry with all its keys, known or not; never changed in place.
+
+    `fingerprint` is that of `raw`, taken once so that a digest of many entries does not read them all again.
+    """
 
     raw: Raw
     model_name: str
@@ -61,6 +64,7 @@ class Entry:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     request_id: str
+    fingerprint: bytes
 
     @property
     def key(self) -> tuple[str, int]:
@@ -98,6 +102,7 @@ def read_entry(raw: object) -> Entry:
         inputs=_read_specs(entry, "inputs"),
         outputs=_read_specs(entry, "outputs"),
         request_id=_read_text(entry, "request_id"),
+        fingerprint=fingerprint(entry),
     )
 
 

@@ -20,7 +20,7 @@ RegistryError
 │   ├── UnknownInstance        a report from a replica that is not watching
 │   └── RegistryFileInvalid    the registry file holds an edit that cannot be read; file, line, column
 ├── StorageUnavailable         the storage cannot be reached or written now
-│   └── CommitUncertain        the new state is in place, but may not survive a power cut
+│   └── CommitUncertain        the new state may be in place, but may not survive a power cut
 ├── NotOffered                 a call that this release does not implement
 └── TooManyWatchers            the subscriber limit is reached
 """
@@ -171,7 +171,7 @@ class StorageUnavailable(RegistryError):
 
 
 class CommitUncertain(StorageUnavailable):
-    """The new state is in place, but whether it survives a power cut is not known."""
+    """The new state may be in place, but whether it survives a power cut is not known."""
 
 
 class NotOffered(RegistryError):

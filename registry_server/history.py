@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from registry_server.document import Raw
+from registry_server.document import Raw, fingerprint
 from registry_server.entry import InvalidEntry, as_text, check_name, is_integer, read_timestamp
 from registry_server.errors import InvalidField
 
@@ -24,6 +24,7 @@ class Activation:
     version: int
     revision: int
     request_id: str
+    fingerprint: bytes
 
 
 History = tuple[Activation, ...]
@@ -35,7 +36,7 @@ def read_activation(raw: object) -> Activation:
     if not isinstance(raw, dict):
         raise InvalidEntry((), "history: expected an object that describes one activation")
     try:
-        model_name = check_name(raw.get("model_name"))
+        check_name(raw.get("model_name"))
     except InvalidField as error:
         raise InvalidEntry(("model_name",), str(error)) from None
     for key in ("from", "to", "revision"):
@@ -44,7 +45,7 @@ def read_activation(raw: object) -> Activation:
     if not isinstance(raw.get("request_id", ""), str):
         raise InvalidEntry(("request_id",), str(InvalidField("request_id", "a string", raw["request_id"])))
     read_timestamp(raw, "timestamp")
-    return Activation(raw, model_name, raw["from"], raw["to"], raw["revision"], raw.get("request_id", ""))
+    return _view(raw)
 
 
 def activation(
@@ -60,7 +61,19 @@ def activation(
     }
     if request_id:
         raw["request_id"] = request_id
-    return Activation(raw, model_name, previous, version, revision, request_id)
+    return _view(raw)
+
+
+def _view(raw: Raw) -> Activation:
+    return Activation(
+        raw,
+        raw["model_name"],
+        raw["from"],
+        raw["to"],
+        raw["revision"],
+        raw.get("request_id", ""),
+        fingerprint(raw),
+    )
 
 
 def extend(history: History, records: Iterable[Activation], limit: int = MAX_RECORDS) -> History:

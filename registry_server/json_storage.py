@@ -67,6 +67,10 @@ class JsonFileStorage:
         )
         self._seen: _Seen | None = None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._path,)
+
     def load(self) -> Catalog:
         seen = self._seen
         if seen is not None and seen.mark is not None and seen.mark == self._mark():
@@ -112,6 +116,9 @@ class JsonFileStorage:
         except OSError as error:
             raise self._uncertain(error) from error
         self._seen = replace(seen, durable=True)
+
+    def close(self) -> None:
+        """Nothing is held open between two uses."""
 
     def _load_anew(self) -> Catalog:
         seen, mark = self._seen, self._mark()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -239,8 +239,8 @@ class Registry:
 
 @asynccontextmanager
 async def open_registry(storage: Storage, artifacts: Artifacts) -> AsyncIterator[Registry]:
-    """Load the stored state and serve it. Raises StorageUnavailable or RegistryFileInvalid."""
-    with ThreadPoolExecutor(1, thread_name_prefix="registry-storage") as thread:
+    """Load the stored state and serve it; closes the storage. Raises StorageUnavailable or RegistryFileInvalid."""
+    with closing(storage), ThreadPoolExecutor(1, thread_name_prefix="registry-storage") as thread:
         state = await asyncio.get_running_loop().run_in_executor(thread, _load_first, storage)
         registry = Registry(storage, artifacts, thread, state)
         try:

@@ -13,8 +13,7 @@ from videoai.registry.v1 import registry_pb2_grpc
 
 from registry_server.artifacts import MODELS_FOLDER, ArtifactFolder
 from registry_server.errors import RegistryError
-from registry_server.follow import follow_file
-from registry_server.json_storage import JsonFileStorage
+from registry_server.follow import follow_files
 from registry_server.registry import open_registry
 from registry_server.rollout import Rollouts
 from registry_server.service import RegistryService
@@ -25,8 +24,6 @@ from server_kit.startup import StartupError
 
 log = structlog.get_logger(__name__)
 
-FILE_NAME = "registry.json"
-
 
 @asynccontextmanager
 async def registry_server(settings: Settings, server: grpc.aio.Server, health: Health) -> AsyncIterator[None]:
@@ -36,7 +33,8 @@ async def registry_server(settings: Settings, server: grpc.aio.Server, health: H
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise StartupError(f"--root {settings.root}: cannot create {MODELS_FOLDER}/: {error.strerror}") from error
-    storage = JsonFileStorage(folder / FILE_NAME, lock_timeout_seconds=settings.lock_timeout)
+    location = settings.storage.under(settings.root)
+    storage = location.open(settings.lock_timeout)
     async with AsyncExitStack() as stack:
         try:
             registry = await stack.enter_async_context(open_registry(storage, ArtifactFolder(settings.root)))
@@ -44,12 +42,12 @@ async def registry_server(settings: Settings, server: grpc.aio.Server, health: H
             raise StartupError(str(error)) from error
         hub = WatchHub(registry.state, max_watchers=settings.max_watchers, heartbeat_seconds=settings.heartbeat_seconds)
         registry.listen(hub.publish)
-        await stack.enter_async_context(_running(follow_file(registry, folder / FILE_NAME)))
+        await stack.enter_async_context(_running(follow_files(registry, storage.files)))
         await stack.enter_async_context(_running(_close_when_draining(hub, health)))
         service = RegistryService(registry, hub, Rollouts())
         registry_pb2_grpc.add_ModelRegistryServiceServicer_to_server(service, server)
         health.set(serving=True)
-        log.info("registry loaded", file=str(folder / FILE_NAME), versions=len(registry.catalog.entries))
+        log.info("registry loaded", file=str(location.path), versions=len(registry.catalog.entries))
         yield
 
 

@@ -9,10 +9,13 @@ from typing import Any
 
 import click
 
+from registry_server import locations
+from registry_server.locations import Location
 from server_kit.options import serve_options
 
 PREFIX = "VIDEOAI_REGISTRY"
 DEFAULT_LISTEN = "127.0.0.1:50051"
+DEFAULT_STORAGE = locations.parse(locations.DEFAULT)
 DEFAULT_LOCK_TIMEOUT_SECONDS = 5.0
 DEFAULT_HEARTBEAT_SECONDS = 15.0
 DEFAULT_MAX_WATCHERS = 10_000
@@ -23,9 +26,24 @@ class Settings:
     """How a registry server is to run; see `videoai-registry --help` for the meaning of each."""
 
     root: Path
+    storage: Location = DEFAULT_STORAGE
     lock_timeout: float = DEFAULT_LOCK_TIMEOUT_SECONDS
     max_watchers: int = DEFAULT_MAX_WATCHERS
     heartbeat_seconds: float = DEFAULT_HEARTBEAT_SECONDS
+
+
+class StorageUrl(click.ParamType[Location]):
+    """A URL that names a storage."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
+        if isinstance(value, Location):
+            return value
+        try:
+            return locations.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,6 +58,17 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_envvar=True,
             help="Folder that holds models/; models/ is created if it is missing.",
         ),
+        click.option(
+            "--storage",
+            metavar="URL",
+            type=StorageUrl(),
+            default=locations.DEFAULT,
+            show_default=True,
+            envvar=f"{PREFIX}_STORAGE",
+            show_envvar=True,
+            help="Where the registry is kept: file:///PATH for a JSON file, sqlite:///PATH for a SQLite database; "
+            "file:PATH or sqlite:PATH is relative to --root.",
+        ),
         serve_options(PREFIX, DEFAULT_LISTEN),
         click.option(
             "--lock-timeout",
@@ -49,7 +78,7 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             envvar=f"{PREFIX}_LOCK_TIMEOUT",
             show_envvar=True,
-            help="How long a change waits for another process that holds the registry file.",
+            help="How long a change waits for another process that holds the registry.",
         ),
         click.option(
             "--max-watchers",

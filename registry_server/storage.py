@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from registry_server.catalog import Catalog
@@ -25,6 +26,10 @@ class Storage(Protocol):
     They raise StorageUnavailable or RegistryFileInvalid; a change also CommitUncertain or ChangedMeanwhile.
     """
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files, the main one first, that change when the stored catalog does; all in one folder."""
+
     def load(self) -> Catalog:
         """The stored catalog. The same object as before if nothing has changed since."""
 
@@ -36,11 +41,18 @@ class Storage(Protocol):
         """
 
     def recover(self) -> None:
-        """Before the first load: clear away what a crash may have left, and refuse what could never be written."""
+        """Before the first load: clear away what a crash may have left, refuse what could never be written, and check
+        what is there as far as only a start has time for.
+        """
+
+    def close(self) -> None:
+        """Let go of what is held open. Only after the last use."""
 
 
 class MemoryStorage:
     """A storage that forgets everything when the process ends."""
+
+    files: tuple[Path, ...] = ()
 
     def __init__(self, catalog: Catalog | None = None) -> None:
         self._catalog = catalog or Catalog.empty()
@@ -56,3 +68,6 @@ class MemoryStorage:
 
     def recover(self) -> None:
         """Nothing can be left."""
+
+    def close(self) -> None:
+        """Nothing is held."""

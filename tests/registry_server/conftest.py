@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,13 @@ from onnx import TensorProto, helper
 from videoai.registry.v1 import registry_pb2 as pb
 from videoai.registry.v1 import registry_pb2_grpc
 
+from registry_server import locations
+from registry_server.catalog import Catalog
+from registry_server.document import dump
 from registry_server.server import registry_server
 from registry_server.service import ERROR_CODES, SERVICE
 from registry_server.settings import Settings
+from registry_server.sqlite_storage import SqliteStorage
 from server_kit.errors import ErrorInterceptor
 from server_kit.health import Health
 
@@ -84,6 +88,10 @@ class Root:
     def file(self) -> Path:
         return self.path / "models" / "registry.json"
 
+    @property
+    def database(self) -> Path:
+        return self.path / "models" / "registry.db"
+
     def add_model(self, name: str, version: int, seed: int | None = None) -> str:
         """Write a model file; return its path as entries spell it."""
         file = self.path / "models" / name / f"v{version}" / "model.onnx"
@@ -92,12 +100,23 @@ class Root:
         return str(file.relative_to(self.path))
 
     def document(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.file.read_text())
-        return document
+        if not self.database.exists():
+            document: dict[str, Any] = json.loads(self.file.read_text())
+            return document
+        with closing(SqliteStorage(self.database)) as storage:
+            return storage.load().document
+
+    def text(self) -> str:
+        """What is stored, laid out as in the file."""
+        return dump(self.document()).decode()
 
     def edit(self, document: dict[str, Any]) -> None:
-        """Replace the file as an editor does."""
-        self.replace(json.dumps(document, indent=4))
+        """Replace the file as an editor does, or what the database holds as another process does."""
+        if not self.database.exists():
+            self.replace(json.dumps(document, indent=4))
+            return
+        with closing(SqliteStorage(self.database)) as storage:
+            storage.transact(lambda _: Catalog.read(document))
 
     def replace(self, text: str) -> None:
         edited = self.file.with_name("registry.json.edited")
@@ -164,10 +183,10 @@ def _serve() -> Serve:
     return serve
 
 
-@pytest.fixture
-async def client(root: Root) -> AsyncIterator[Client]:
-    """A server over an empty root."""
-    async with serve(root) as running:
+@pytest.fixture(params=["file:models/registry.json", "sqlite:models/registry.db"], ids=["json", "sqlite"])
+async def client(request: pytest.FixtureRequest, root: Root) -> AsyncIterator[Client]:
+    """A server over an empty root, on each storage."""
+    async with serve(root, storage=locations.parse(request.param)) as running:
         yield running
 
 

@@ -71,14 +71,18 @@ def register(stub: Any, root: Any, version: int) -> None:
     stub.RegisterModel(pb.RegisterModelRequest(model_name="m", version=version, path=path))
 
 
-def test_what_was_acknowledged_survives_sigkill(root: Any, start: Callable[..., Server]) -> None:
-    server = start()
+STORAGES = pytest.mark.parametrize("storage", ["file:models/registry.json", "sqlite:models/registry.db"])
+
+
+@STORAGES
+def test_what_was_acknowledged_survives_sigkill(root: Any, start: Callable[..., Server], storage: str) -> None:
+    server = start("--storage", storage)
     for version in (1, 2):
         stub = server.stub()
         register(stub, root, version)
         answer = stub.ActivateModelVersion(pb.ActivateModelVersionRequest(model_name="m", version=version))
         server.end(signal.SIGKILL)
-        server = start()
+        server = start("--storage", storage)
         again = server.stub()
         production = again.GetProductionModel(pb.GetProductionModelRequest(model_name="m"))
         assert (production.model, production.revision) == (answer.model, answer.revision)
@@ -110,8 +114,9 @@ def test_health_and_metrics_are_served(root: Any, start: Callable[..., Server], 
     assert 'videoai_registry_changes_total{outcome="done"} 1.0' in text
 
 
-def test_two_servers_over_one_folder_follow_each_other(root: Any, start: Callable[..., Server]) -> None:
-    one, two = start().stub(), start().stub()
+@STORAGES
+def test_two_servers_over_one_folder_follow_each_other(root: Any, start: Callable[..., Server], storage: str) -> None:
+    one, two = start("--storage", storage).stub(), start("--storage", storage).stub()
     watch = two.WatchProduction(pb.WatchProductionRequest(model_names=["m"]))
     assert next(watch).WhichOneof("event") == "cleared"
     assert next(watch).WhichOneof("event") == "synced"
@@ -144,6 +149,9 @@ def test_it_does_not_start_over_a_file_that_it_cannot_read(root: Any, text: str,
     [
         (["--root", "/nonexistent"], {}, "--root"),
         (["--listen", "nowhere"], {}, "--listen"),
+        (["--storage", "registry.db"], {}, "--storage"),
+        ([], {"VIDEOAI_REGISTRY_STORAGE": "mysql://db"}, "--storage"),
+        (["serve"], {}, "No such command"),
         (["--max-watchers", "0"], {}, "--max-watchers"),
         (["--lock-timeout", "0"], {}, "--lock-timeout"),
         ([], {"VIDEOAI_REGISTRY_MAX_WATCHER": "3"}, "VIDEOAI_REGISTRY_MAX_WATCHERS"),
@@ -154,6 +162,16 @@ def test_wrong_settings_are_refused(flags: list[str], environment: dict[str, str
     result = CliRunner().invoke(main, flags, env=environment)
     assert result.exit_code == 2
     assert complaint in result.output
+
+
+def test_it_does_not_start_over_a_foreign_database(root: Any) -> None:
+    root.database.write_text("a shopping list")
+    command = [*COMMAND, "--root", str(root.path), "--listen", "127.0.0.1:0", "--storage", "sqlite:models/registry.db"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "registry.db: not a sound SQLite database" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert root.database.read_text() == "a shopping list"
 
 
 def test_every_flag_has_a_variable() -> None:

@@ -51,7 +51,7 @@ async def test_register_new_model(root: Any, client: Any) -> None:
     assert not model.HasField("activation_timestamp")
     entry = root.document()["models"][0]
     assert entry["metadata"]["metrics"] == {"accuracy": 0.5, "latency_ms": 30}
-    assert '"latency_ms": 30\n' in root.file.read_text()
+    assert '"latency_ms": 30\n' in root.text()
     got = await client.stub.GetModel(pb.GetModelRequest(model_name="shapes", version=1))
     assert (got.model, got.revision) == (model, answer.revision)
 
@@ -59,10 +59,10 @@ async def test_register_new_model(root: Any, client: Any) -> None:
 async def test_register_duplicate_version_fails(root: Any, client: Any, fails: Any) -> None:
     path = root.add_model("shapes", 1)
     await client.register("shapes", 1, path)
-    before = root.file.read_bytes()
+    before = root.text()
     details = await fails(client.register("shapes", 1, path), Code.ALREADY_EXISTS)
     assert "version 1 of model 'shapes'" in details
-    assert root.file.read_bytes() == before
+    assert root.text() == before
 
 
 async def test_version_0_takes_the_next_free_one(root: Any, client: Any) -> None:
@@ -211,10 +211,10 @@ async def test_get_production_model(root: Any, client: Any, fails: Any) -> None:
 async def test_activating_what_is_in_production_makes_no_revision(root: Any, client: Any) -> None:
     await client.register("shapes", 1, root.add_model("shapes", 1))
     first = await client.activate("shapes", 1)
-    before = root.file.read_bytes()
+    before = root.text()
     again = await client.activate("shapes", 1)
     assert (again.model, again.revision) == (first.model, first.revision)
-    assert root.file.read_bytes() == before
+    assert root.text() == before
 
 
 async def test_expected_production_version_is_compared_and_set(root: Any, client: Any, fails: Any) -> None:
@@ -312,9 +312,9 @@ async def test_metadata_is_replaced_whole_or_in_parts(root: Any, client: Any, fa
     model = await update([], description="new")
     assert model.metadata == pb.ModelMetadata(description="new", attributes=model.metadata.attributes)
     assert dict(model.metadata.metrics) == {}
-    before = root.file.read_bytes()
+    before = root.text()
     await update([], description="new")
-    assert root.file.read_bytes() == before
+    assert root.text() == before
     assert "update_mask" in await fails(update(["name"]), Code.INVALID_ARGUMENT)
 
 

@@ -1,14 +1,16 @@
-"""Every storage keeps the same promises; the file keeps some of its own."""
+"""Every storage keeps the same promises; the JSON file keeps some of its own, and so does the database elsewhere."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 import os
+import random
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +18,11 @@ from registry_server.catalog import Catalog
 from registry_server.errors import RegistryFileInvalid, StorageUnavailable
 from registry_server.files import Files
 from registry_server.json_storage import JsonFileStorage
+from registry_server.sqlite_storage import SqliteStorage
 from registry_server.storage import MemoryStorage, Storage
 
-NewStorage = Callable[[], Storage]
+KINDS: dict[str, type[JsonFileStorage | SqliteStorage]] = {"json": JsonFileStorage, "sqlite": SqliteStorage}
+Open = Callable[..., Storage]
 
 
 @pytest.fixture
@@ -26,9 +30,31 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "registry.json"
 
 
-@pytest.fixture(params=["json", "memory"])
-def storage(request: pytest.FixtureRequest, file: Path) -> Storage:
-    return JsonFileStorage(file) if request.param == "json" else MemoryStorage()
+@pytest.fixture(params=["json", "sqlite", "memory"])
+def storage(request: pytest.FixtureRequest, file: Path) -> Iterator[Storage]:
+    storage: Storage = MemoryStorage() if request.param == "memory" else KINDS[request.param](file)
+    yield storage
+    storage.close()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of a storage that outlives its process."""
+    return str(request.param)
+
+
+@pytest.fixture
+def open_storage(kind: str, file: Path) -> Iterator[Open]:
+    """Opens one more storage over the same file."""
+    storages: list[Storage] = []
+
+    def open_one(**options: Any) -> Storage:
+        storages.append(KINDS[kind](file, **options))
+        return storages[-1]
+
+    yield open_one
+    for storage in storages:
+        storage.close()
 
 
 def adding(key: str, value: object = None) -> Callable[[Catalog], Catalog]:
@@ -89,13 +115,163 @@ def test_threads_lose_nothing(storage: Storage) -> None:
     assert storage.load().rest["count"] == 100
 
 
-# What the file promises beyond.
+# What every storage that outlives its process promises.
 
 
-def _count_in_a_process(file: str, times: int) -> None:
-    storage = JsonFileStorage(Path(file), lock_timeout_seconds=60)
+def entry(version: int, status: str = "staging", **more: Any) -> dict[str, Any]:
+    return {"model_name": "m", "version": version, "path": f"models/m/v{version}.onnx", "status": status, **more}
+
+
+def record(version: int, **more: Any) -> dict[str, Any]:
+    return {"model_name": "m", "from": 0, "to": version, "revision": version, **more}
+
+
+# Keys that nobody knows at every level, out of the usual order, with values that are easily bent.
+ODD = {
+    "z": {"b": [1, 2.5, None, True, 10**30, -0.0], "a": "ü\U0001f3a5"},
+    "videoai": {"revision": 7, "registry_uid": "u", "digest": "d", "more": []},
+    "history": [record(1, by="ann"), record(2)],
+    "models": [
+        entry(2, "production", metadata={"metrics": {"x": 1e-9}, "owner": {"z": 1, "a": [{}]}}, odd=[True, 1]),
+        {"note": "first key", **entry(1), "": None},
+    ],
+    "a": None,
+}
+
+
+def lists(document: dict[str, Any]) -> str:
+    """A document as text, so that neither order nor type of a value is overlooked."""
+    return json.dumps(document)
+
+
+def test_everything_survives_in_its_order(open_storage: Open) -> None:
+    open_storage().transact(lambda _: Catalog.read(ODD))
+    assert lists(open_storage().load().document) == lists(ODD)
+    open_storage().transact(adding("b", 1))
+    assert lists(open_storage().load().document) == lists({**ODD, "b": 1})
+
+
+def test_any_catalog_may_follow_any_other(open_storage: Open) -> None:
+    """Entries that come, go, change places, and production that moves: what is stored is what was asked for."""
+    chance = random.Random(1)  # noqa: S311 - the same each time
+    writer, reader = open_storage(), open_storage()
+    for _ in range(60):
+        versions = chance.sample(range(1, 9), chance.randint(0, 8))
+        live = chance.choice(versions) if versions else 0
+        models = [entry(v, "production" if v == live else "staging", n=chance.randint(0, 1)) for v in versions]
+        records = [record(v) for v in chance.sample(range(1, 9), chance.randint(0, 8))]
+        wanted = {"models": models, "history": records}
+
+        def step(catalog: Catalog, wanted: dict[str, Any] = wanted) -> Catalog:
+            after = Catalog.read(wanted)
+            kept = [
+                old if (old := catalog.find(*new.key)) and old.raw == new.raw else new for new in after.entries
+            ]  # the same object where nothing changed, as the steps do it
+            return Catalog(wanted, tuple(kept), after.history)
+
+        writer.transact(step)
+        assert lists(reader.load().document) == lists(wanted)
+        assert lists(open_storage().load().document) == lists(wanted)
+
+
+def test_another_ones_change_is_seen_and_nothing_else_is(open_storage: Open) -> None:
+    one, other = open_storage(), open_storage()
+    one.transact(adding("a", 1))
+    seen = other.load()
+    assert other.load() is seen
+    one.transact(adding("a", 2))
+    assert other.load().rest["a"] == 2
+    assert other.transact(lambda catalog: catalog) is other.load()
+    with pytest.raises(LookupError):
+        one.transact(_fail)
+    assert other.load() is other.load()
+
+
+def _fail(catalog: Catalog) -> Catalog:
+    raise LookupError
+
+
+def _count_in_a_process(file: str, times: int, kind: str = "json") -> None:
+    storage = KINDS[kind](Path(file), lock_timeout_seconds=60)
     for _ in range(times):
         storage.transact(counting)
+    storage.close()
+
+
+def test_processes_and_threads_lose_nothing(file: Path, kind: str, open_storage: Open) -> None:
+    context = multiprocessing.get_context("spawn")
+    arguments = (str(file), 25, kind)
+    processes = [context.Process(target=_count_in_a_process, args=arguments) for _ in range(2)]
+    threads = [threading.Thread(target=_count_in_a_process, args=arguments) for _ in range(2)]
+    for worker in (*processes, *threads):
+        worker.start()
+    reader, seen = open_storage(), [0]
+    while any(worker.is_alive() for worker in (*processes, *threads)):
+        seen.append(reader.load().rest.get("count", 0))
+    for worker in (*processes, *threads):
+        worker.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert reader.load().rest["count"] == 100
+    assert seen == sorted(seen)
+
+
+def test_reading_leaves_nothing_behind(file: Path, open_storage: Open) -> None:
+    storage = open_storage()
+    storage.recover()
+    storage.load()
+    assert list(file.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("others", ["threads", "processes"])
+def test_a_stuck_holder_is_unavailable_after_the_timeout(file: Path, open_storage: Open, others: str) -> None:
+    other = open_storage()
+    impatient = other if others == "threads" else open_storage(lock_timeout_seconds=0.05)
+    held, release = threading.Event(), threading.Event()
+
+    def hold(catalog: Catalog) -> Catalog:
+        held.set()
+        release.wait(60)
+        return catalog.with_rest("held", 1)
+
+    thread = threading.Thread(target=other.transact, args=(hold,))
+    thread.start()
+    try:
+        assert held.wait(60)
+        vars(impatient)["_timeout"] = 0.05
+        with pytest.raises(StorageUnavailable, match=r"has held .*regist"):
+            impatient.transact(counting)
+    finally:
+        release.set()
+        thread.join()
+    assert impatient.transact(counting).rest == {"models": [], "held": 1, "count": 1}
+
+
+def test_a_file_that_is_gone_is_not_taken_for_an_empty_one(file: Path, open_storage: Open) -> None:
+    storage = open_storage()
+    storage.transact(counting)
+    away = file.with_name("away")
+    file.rename(away)
+    for attempt in (storage.load, lambda: storage.transact(counting)):
+        with pytest.raises(RegistryFileInvalid, match="gone"):
+            attempt()
+    assert not file.exists()
+    away.rename(file)
+    assert storage.transact(counting).rest["count"] == 2
+
+
+@pytest.mark.parametrize("content", [b"half of a fi", b"\xff" * 5000], ids=["short", "long"])
+def test_a_foreign_file_is_refused_and_left_alone(file: Path, open_storage: Open, content: bytes) -> None:
+    file.write_bytes(content)
+    for attempt in (
+        lambda: open_storage().recover() or open_storage().load(),
+        lambda: open_storage().transact(counting),
+    ):
+        with pytest.raises(RegistryFileInvalid, match=str(file)):
+            attempt()
+    assert file.read_bytes() == content
+
+
+# What the JSON file promises beyond.
 
 
 def test_file_locking(file: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -187,6 +186,7 @@ async def test_a_hand_edit_is_published(root: Any, client: Any) -> None:
         assert (message.activated.model, message.revision) == (answer.model, synced.revision + 3)
 
 
+@pytest.mark.parametrize("client", ["file:models/registry.json"], indirect=True)
 async def test_an_invalid_edit_stops_changes_but_not_reads(root: Any, client: Any, fails: Any) -> None:
     await set_up(client, root, "a")
     good = root.file.read_text()
@@ -210,13 +210,12 @@ async def test_an_invalid_edit_stops_changes_but_not_reads(root: Any, client: An
 
 async def test_an_older_copy_put_back_resets_the_watch(root: Any, client: Any) -> None:
     await set_up(client, root, "a", "b")
-    copy = root.file.with_suffix(".copy")
-    shutil.copyfile(root.file, copy)
+    copy = root.document()
     async with watching(client) as watch:
         await watch.until("synced")
         await client.activate("b", 2)
         before = await watch.next()
-        copy.replace(root.file)
+        root.edit(copy)
         messages = await watch.until("synced")
         assert told(messages) == {"a": 1, "b": 1}
         assert all(message.reset and message.registry_uid != before.registry_uid for message in messages)

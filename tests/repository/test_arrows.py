@@ -21,6 +21,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("inference_server.engine",),
     "onnx": ("inference_server.engine", "registry_server.artifacts", "demo"),
     "filelock": ("registry_server.json_storage",),
+    "sqlite3": ("registry_server.sqlite_storage", "registry_server.sqlite_tables"),
     "os.fsync": ("registry_server.files", "inference_server.state"),
     "watchfiles": ("registry_server.follow",),
     "grpc": (*WIRE, *SERVERS, "server_kit"),
@@ -63,8 +64,9 @@ APART: Mapping[str, tuple[str, ...]] = {
 
 # The domain, and the only packages beyond the standard library that it stands on.
 PURE: Mapping[str, tuple[str, ...]] = {"registry_server.catalog": (), "inference_server.detection": ("numpy",)}
-THIRD_PARTY = ("grpc", "google", "av", "onnx", "onnxruntime", "filelock", "watchfiles", "structlog", "click", "numpy",
-               "prometheus_client", "fastapi", "uvicorn", "rich", "videoai", "server_kit", "os.environ")  # fmt: skip
+THIRD_PARTY = ("grpc", "google", "av", "onnx", "onnxruntime", "filelock", "sqlite3", "watchfiles", "structlog", "click",
+               "numpy", "prometheus_client", "fastapi", "uvicorn", "rich", "videoai", "server_kit",
+               "os.environ")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +140,7 @@ def test_programs_start_with_their_extra_alone(module: str) -> None:
         ("inference_server.pipeline", "def f():\n    import av.container", misplaced),
         ("inference_server.service", "from onnxruntime import InferenceSession", misplaced),
         ("registry_server.registry", "import os\nos.fsync(3)", misplaced),
+        ("registry_server.registry", "import sqlite3", misplaced),
         ("inference_server.pipeline", "import os\nos.environ['HOME']", misplaced),
         ("registry_server.service", "from inference_server import errors", crossed),
         ("server_kit.app", "import videoai.errors", crossed),
