@@ -19,6 +19,8 @@ from registry_server.registry import open_registry
 from registry_server.rollout import Rollouts
 from registry_server.service import RegistryService
 from registry_server.settings import Settings
+from registry_server.staging import StagingFolder
+from registry_server.transfers import Limits, clear_uploads, open_transfers
 from registry_server.watch import WatchHub
 from server_kit.health import Health
 from server_kit.startup import StartupError
@@ -37,16 +39,20 @@ async def registry_server(settings: Settings, server: grpc.aio.Server, health: H
     except OSError as error:
         raise StartupError(f"--root {settings.root}: cannot create {MODELS_FOLDER}/: {error.strerror}") from error
     storage = JsonFileStorage(folder / FILE_NAME, lock_timeout_seconds=settings.lock_timeout)
+    artifacts, staging = ArtifactFolder(settings.root), StagingFolder(settings.root)
     async with AsyncExitStack() as stack:
         try:
-            registry = await stack.enter_async_context(open_registry(storage, ArtifactFolder(settings.root)))
+            await asyncio.to_thread(clear_uploads, staging, storage)
+            registry = await stack.enter_async_context(open_registry(storage, artifacts))
         except RegistryError as error:
             raise StartupError(str(error)) from error
         hub = WatchHub(registry.state, max_watchers=settings.max_watchers, heartbeat_seconds=settings.heartbeat_seconds)
         registry.listen(hub.publish)
         await stack.enter_async_context(_running(follow_file(registry, folder / FILE_NAME)))
         await stack.enter_async_context(_running(_close_when_draining(hub, health)))
-        service = RegistryService(registry, hub, Rollouts())
+        limits = Limits(settings.max_upload_bytes, settings.max_uploads)
+        transfers = await stack.enter_async_context(open_transfers(registry, artifacts, staging, limits))
+        service = RegistryService(registry, hub, Rollouts(), transfers)
         registry_pb2_grpc.add_ModelRegistryServiceServicer_to_server(service, server)
         health.set(serving=True)
         log.info("registry loaded", file=str(folder / FILE_NAME), versions=len(registry.catalog.entries))
