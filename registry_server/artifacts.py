@@ -36,22 +36,14 @@ class ArtifactFolder:
         self._root = root
 
     def digest(self, path: str) -> Digest:
-        with self._open(path) as file:
+        with self.open(path) as file:
             return _digest(file)
 
     def inspect(self, path: str) -> Artifact:
-        with self._open(path) as file:
-            digest = _digest(file)
-            file.seek(0)
-            graph = _read_graph(path, file)
-        # Files of early ONNX versions list the weights among the inputs.
-        weights = {tensor.name for tensor in graph.initializer}
-        inputs = [value for value in graph.input if value.name not in weights]
-        if not inputs or not graph.output:
-            raise NotAModel(path, "its graph has no input or no output")
-        return Artifact(digest, _specs(inputs), _specs(graph.output))
+        with self.open(path) as file:
+            return read_artifact(path, file)
 
-    def _open(self, path: str) -> BufferedReader:
+    def open(self, path: str) -> BufferedReader:
         """Open a regular file inside models/. Raises InvalidField or ArtifactMissing."""
         check_path(path)
         folder = Path(os.path.realpath(self._root / MODELS_FOLDER))
@@ -94,6 +86,19 @@ class Evidence:
         if path not in self._inspected:
             self._inspected[path] = self._artifacts.inspect(path)
         return self._inspected[path]
+
+
+def read_artifact(path: str, file: BufferedReader) -> Artifact:
+    """What the file, open at its beginning, is found to be; errors call it `path`. Raises NotAModel."""
+    digest = _digest(file)
+    file.seek(0)
+    graph = _read_graph(path, file)
+    # Files of early ONNX versions list the weights among the inputs.
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in weights]
+    if not inputs or not graph.output:
+        raise NotAModel(path, "its graph has no input or no output")
+    return Artifact(digest, _specs(inputs), _specs(graph.output))
 
 
 def _digest(file: BufferedReader) -> Digest:

@@ -8,6 +8,7 @@ RegistryError
 │   ├── NoProduction           the model has no version in production
 │   └── ArtifactMissing        no such file to register
 ├── AlreadyRegistered          the name and version are taken
+├── PlaceTaken                 a file lies already where the upload belongs
 ├── RequestIdReused            the request_id belongs to another change
 ├── ExpectationNotMet          another version is in production than the caller believes
 ├── ChangedMeanwhile           somebody else changed the registry while this change was being written
@@ -20,8 +21,12 @@ RegistryError
 │   ├── UnknownInstance        a report from a replica that is not watching
 │   └── RegistryFileInvalid    the registry file holds an edit that cannot be read; file, line, column
 ├── StorageUnavailable         the storage cannot be reached or written now
-│   └── CommitUncertain        the new state may be in place, but may not survive a power cut
-├── NotOffered                 a call that this release does not implement
+│   ├── CommitUncertain        the new state may be in place, but may not survive a power cut
+│   └── StorageFull            no space or quota is left for a file
+├── UploadTooLarge             the announced size is above the limit
+├── TooManyUploads             the limit of concurrent uploads is reached
+├── UploadStalled              nothing came for too long
+├── DataDamaged                the bytes are not those that were announced or registered
 └── TooManyWatchers            the subscriber limit is reached
 """
 
@@ -174,11 +179,43 @@ class CommitUncertain(StorageUnavailable):
     """The new state may be in place, but whether it survives a power cut is not known."""
 
 
-class NotOffered(RegistryError):
-    """The call is part of the contract, but this release does not answer it."""
+class StorageFull(StorageUnavailable):
+    """No space or quota is left for a file; nothing of it was kept."""
 
-    def __init__(self, call: str, instead: str) -> None:
-        super().__init__(f"{call} is not implemented in this release; {instead}")
+
+class PlaceTaken(RegistryError):
+    """A file lies already where the upload belongs; it is never overwritten."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"version: expected one whose file does not exist yet, but there is {path!r}")
+
+
+class UploadTooLarge(RegistryError):
+    """The announced size is above the limit."""
+
+    def __init__(self, limit: int, size: int) -> None:
+        super().__init__(f"size_bytes: expected at most {limit}, the limit of this server, got {size}")
+
+
+class TooManyUploads(RegistryError):
+    """The limit of concurrent uploads is reached."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"too many uploads at a time: the limit is {limit}; try again later")
+
+
+class UploadStalled(RegistryError):
+    """Nothing came for too long."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"nothing came for {seconds:g} s; nothing was kept")
+
+
+class DataDamaged(RegistryError):
+    """The bytes are not those that were announced or registered."""
+
+    def __init__(self, what: str, field: str, expected: object, actual: object) -> None:
+        super().__init__(f"{field}: expected {expected} for {what}, got {actual}")
 
 
 class TooManyWatchers(RegistryError):

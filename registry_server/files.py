@@ -41,6 +41,10 @@ class Files:
     def replace(self, source: Path, target: Path) -> None:
         source.replace(target)
 
+    def link(self, source: Path, target: Path) -> None:
+        """Give the file a second name; fails if that is taken."""
+        os.link(source, target, follow_symlinks=False)
+
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
 

@@ -116,6 +116,10 @@ class Registry:
     async def delete(self, model_name: str, version: int) -> Result:
         return await self._change(lambda catalog, _: steps.delete(catalog, model_name, version))
 
+    async def change(self, apply: Apply) -> Result:
+        """Make a change of the caller's own. `apply` runs in the storage thread while the storage is locked."""
+        return await self._change(apply)
+
     async def refresh(self) -> None:
         """Take up what others have made of the stored state."""
         if not await self._in_thread(partial(self._look, complain=False)):

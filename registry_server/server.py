@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 import structlog
@@ -18,7 +17,10 @@ from registry_server.registry import open_registry
 from registry_server.rollout import Rollouts
 from registry_server.service import RegistryService
 from registry_server.settings import Settings
+from registry_server.staging import StagingFolder
+from registry_server.transfers import Limits, clear_uploads, open_transfers
 from registry_server.watch import WatchHub
+from server_kit import background
 from server_kit.health import Health
 from server_kit.startup import StartupError
 
@@ -35,16 +37,20 @@ async def registry_server(settings: Settings, server: grpc.aio.Server, health: H
         raise StartupError(f"--root {settings.root}: cannot create {MODELS_FOLDER}/: {error.strerror}") from error
     location = settings.storage.under(settings.root)
     storage = location.open(settings.lock_timeout)
+    artifacts, staging = ArtifactFolder(settings.root), StagingFolder(settings.root)
     async with AsyncExitStack() as stack:
         try:
-            registry = await stack.enter_async_context(open_registry(storage, ArtifactFolder(settings.root)))
+            registry = await stack.enter_async_context(open_registry(storage, artifacts))
+            await asyncio.to_thread(clear_uploads, staging, storage)
         except RegistryError as error:
             raise StartupError(str(error)) from error
         hub = WatchHub(registry.state, max_watchers=settings.max_watchers, heartbeat_seconds=settings.heartbeat_seconds)
         registry.listen(hub.publish)
-        await stack.enter_async_context(_running(follow_files(registry, storage.files)))
-        await stack.enter_async_context(_running(_close_when_draining(hub, health)))
-        service = RegistryService(registry, hub, Rollouts())
+        works = follow_files(registry, storage.files), _close_when_draining(hub, health)
+        await stack.enter_async_context(background.running(*works))
+        limits = Limits(settings.max_upload_bytes, settings.max_uploads)
+        transfers = await stack.enter_async_context(open_transfers(registry, artifacts, staging, limits))
+        service = RegistryService(registry, hub, Rollouts(), transfers)
         registry_pb2_grpc.add_ModelRegistryServiceServicer_to_server(service, server)
         health.set(serving=True)
         log.info("registry loaded", file=str(location.path), versions=len(registry.catalog.entries))
@@ -55,15 +61,3 @@ async def _close_when_draining(hub: WatchHub, health: Health) -> None:
     """A watch has no end of its own; it must not use up the grace period."""
     await health.draining.wait()
     hub.close()
-
-
-@asynccontextmanager
-async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run beside the body, and end with it."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -17,7 +17,8 @@ from registry_server import convert, errors
 from registry_server.entry import check_digest, check_name, check_path, check_request_id, check_version
 from registry_server.registry import Registry, Result
 from registry_server.rollout import Rollouts
-from registry_server.steps import Registration
+from registry_server.steps import Digest, Registration
+from registry_server.transfers import Transfers
 from registry_server.watch import Message, Names, Position, Told, WatchHub
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ModelRegistryService"].full_name
@@ -32,7 +33,12 @@ ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
     errors.Refused: grpc.StatusCode.FAILED_PRECONDITION,
     errors.StorageUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.TooManyWatchers: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.NotOffered: grpc.StatusCode.UNIMPLEMENTED,
+    errors.StorageFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.PlaceTaken: grpc.StatusCode.ALREADY_EXISTS,
+    errors.UploadTooLarge: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.TooManyUploads: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.UploadStalled: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.DataDamaged: grpc.StatusCode.DATA_LOSS,
 }
 
 MAX_PAGE = 1000
@@ -44,10 +50,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class RegistryService(registry_pb2_grpc.ModelRegistryServiceServicer):
     """Answers every call of the service; domain errors are turned into codes by ERROR_CODES."""
 
-    def __init__(self, registry: Registry, hub: WatchHub, rollouts: Rollouts) -> None:
+    def __init__(self, registry: Registry, hub: WatchHub, rollouts: Rollouts, transfers: Transfers) -> None:
         self._registry = registry
         self._hub = hub
         self._rollouts = rollouts
+        self._transfers = transfers
 
     async def RegisterModel(self, request: pb.RegisterModelRequest, context: Context) -> pb.RegisterModelResponse:
         metadata = convert.from_metadata(request.metadata)
@@ -158,17 +165,42 @@ class RegistryService(registry_pb2_grpc.ModelRegistryServiceServicer):
     async def UploadModel(
         self, request_iterator: AsyncIterator[pb.UploadModelRequest], context: Context
     ) -> pb.UploadModelResponse:
-        raise errors.NotOffered("UploadModel", "put the file inside models/ and call RegisterModel")
+        first = await anext(request_iterator, pb.UploadModelRequest())
+        if first.WhichOneof("payload") != "header":
+            raise errors.InvalidField("header", "it in the first message")
+        wanted, digest = _upload(first.header)
+        result = await self._transfers.upload(wanted, digest, _chunks(request_iterator))
+        return pb.UploadModelResponse(model=convert.to_model(result.entry), revision=result.revision)
 
     async def DownloadModel(
         self, request: pb.DownloadModelRequest, context: Context
     ) -> AsyncIterator[pb.DownloadModelResponse]:
-        for message in _no_download():
-            yield message
+        async with self._transfers.download(*_key(request), request.offset_bytes) as (entry, digest, chunks):
+            model = convert.to_model(entry)
+            model.sha256, model.size_bytes = digest.sha256, digest.size_bytes
+            yield pb.DownloadModelResponse(model=model)
+            async for chunk in chunks:
+                yield pb.DownloadModelResponse(chunk=chunk)
 
 
-def _no_download() -> Iterator[pb.DownloadModelResponse]:
-    raise errors.NotOffered("DownloadModel", "read the file at the model's path below the registry's root folder")
+async def _chunks(requests: AsyncIterator[pb.UploadModelRequest]) -> AsyncIterator[bytes]:
+    async for request in requests:
+        if request.WhichOneof("payload") != "chunk":
+            raise errors.InvalidField("chunk", "it in every message after the first")
+        yield request.chunk
+
+
+def _upload(header: pb.UploadHeader) -> tuple[Registration, Digest]:
+    metadata = convert.from_metadata(header.metadata)
+    wanted = Registration(
+        model_name=check_name(header.model_name),
+        version=check_version(header.version) if header.version else 0,
+        path="",  # the registry's to choose
+        metadata={part: value for part, value in metadata.items() if value},
+        sha256=check_digest(header.sha256),
+        request_id=_request_id(header),
+    )
+    return wanted, Digest(wanted.sha256, header.size_bytes)
 
 
 def _key(request: Any) -> tuple[str, int]:

@@ -19,6 +19,8 @@ DEFAULT_STORAGE = locations.parse(locations.DEFAULT)
 DEFAULT_LOCK_TIMEOUT_SECONDS = 5.0
 DEFAULT_HEARTBEAT_SECONDS = 15.0
 DEFAULT_MAX_WATCHERS = 10_000
+DEFAULT_MAX_UPLOAD_BYTES = 2 * 2**30
+DEFAULT_MAX_UPLOADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Settings:
     lock_timeout: float = DEFAULT_LOCK_TIMEOUT_SECONDS
     max_watchers: int = DEFAULT_MAX_WATCHERS
     heartbeat_seconds: float = DEFAULT_HEARTBEAT_SECONDS
+    max_upload_bytes: int = DEFAULT_MAX_UPLOAD_BYTES
+    max_uploads: int = DEFAULT_MAX_UPLOADS
 
 
 class StorageUrl(click.ParamType[Location]):
@@ -97,6 +101,24 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             envvar=f"{PREFIX}_HEARTBEAT_SECONDS",
             show_envvar=True,
             help="Pause between two signs of life on a watch; clients reconnect after 45 s of silence.",
+        ),
+        click.option(
+            "--max-upload-bytes",
+            type=click.IntRange(min=1),
+            default=DEFAULT_MAX_UPLOAD_BYTES,
+            show_default=True,
+            envvar=f"{PREFIX}_MAX_UPLOAD_BYTES",
+            show_envvar=True,
+            help="Largest model file that is taken by upload.",
+        ),
+        click.option(
+            "--max-uploads",
+            type=click.IntRange(min=1),
+            default=DEFAULT_MAX_UPLOADS,
+            show_default=True,
+            envvar=f"{PREFIX}_MAX_UPLOADS",
+            show_envvar=True,
+            help="Most uploads at a time.",
         ),
     )
     for decorate in reversed(decorators):

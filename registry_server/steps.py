@@ -94,7 +94,7 @@ def register(catalog: Catalog, wanted: Registration, artifacts: Artifacts, momen
     earlier = catalog.registered_by(wanted.request_id) if wanted.request_id else None
     if earlier is not None:
         return Change(catalog, _same_registration(earlier, wanted))
-    version = wanted.version or _next_version(catalog, wanted.model_name)
+    version = wanted.version or next_version(catalog, wanted.model_name)
     if catalog.find(wanted.model_name, version):
         raise AlreadyRegistered(wanted.model_name, version)
     artifact = artifacts.inspect(wanted.path)
@@ -203,7 +203,8 @@ def delete(catalog: Catalog, model_name: str, version: int) -> Change:
     return Change(catalog.without(model_name, version), entry)
 
 
-def _next_version(catalog: Catalog, model_name: str) -> int:
+def next_version(catalog: Catalog, model_name: str) -> int:
+    """The version after the highest that the model has, or has had in production. Raises InvalidField past the last."""
     recorded = history.highest_version(catalog.history, model_name)
     version = max(catalog.highest_version(model_name), recorded) + 1
     if version > MAX_VERSION:

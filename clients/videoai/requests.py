@@ -37,6 +37,23 @@ def register(
     )
 
 
+def upload(
+    model_name: str,
+    *,
+    version: int = 0,
+    description: str = "",
+    metrics: Mapping[str, float] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    request_id: str | None = None,
+) -> registry_pb2.UploadHeader:
+    return registry_pb2.UploadHeader(
+        model_name=model_name,
+        version=version,
+        metadata=_metadata(description, metrics, attributes),
+        request_id=request_id or new_request_id(),
+    )
+
+
 def list_page(
     model_name: str | None, status: registry_pb2.ModelStatus.ValueType | None, page_token: str
 ) -> registry_pb2.ListModelsRequest:

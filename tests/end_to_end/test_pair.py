@@ -327,17 +327,7 @@ def test_a_model_that_is_no_detector_gives_its_tensors_to_who_asks(pair, tmp_pat
 
 
 def test_what_is_not_built_yet_says_so(serving_v1_shared):
-    calls = {
-        "AnalyzeSource": lambda: list(
-            serving_v1_shared.inference.AnalyzeSource(inference_pb2.AnalyzeSourceRequest(uri="file:///v.mp4"))
-        ),
-        "UploadModel": lambda: serving_v1_shared.registry.UploadModel(iter([registry_pb2.UploadModelRequest()])),
-        "DownloadModel": lambda: list(
-            serving_v1_shared.registry.DownloadModel(registry_pb2.DownloadModelRequest(model_name=NAME, version=1))
-        ),
-    }
-    for name, call in calls.items():
-        with pytest.raises(grpc.RpcError) as raised:
-            call()
-        assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
-        assert name in raised.value.details()
+    with pytest.raises(grpc.RpcError) as raised:
+        list(serving_v1_shared.inference.AnalyzeSource(inference_pb2.AnalyzeSourceRequest(uri="file:///v.mp4")))
+    assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "AnalyzeSource" in raised.value.details()

@@ -318,13 +318,6 @@ async def test_metadata_is_replaced_whole_or_in_parts(root: Any, client: Any, fa
     assert "update_mask" in await fails(update(["name"]), Code.INVALID_ARGUMENT)
 
 
-async def test_calls_of_later_releases_say_so(client: Any, fails: Any) -> None:
-    download = client.stub.DownloadModel(pb.DownloadModelRequest(model_name="m", version=1))
-    assert "not implemented" in await fails(anext(aiter(download)), Code.UNIMPLEMENTED)
-    upload = client.stub.UploadModel(iter([pb.UploadModelRequest(chunk=b"x")]))
-    assert "not implemented" in await fails(upload, Code.UNIMPLEMENTED)
-
-
 async def test_reading_leaves_the_example_byte_for_byte(example: Any, serve: Any) -> None:
     before, listing = example.file.read_bytes(), sorted(p.name for p in example.file.parent.iterdir())
     async with serve(example) as client:

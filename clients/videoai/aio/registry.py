@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from videoai import requests
 from videoai.aio.channel import Client
 from videoai.aio.watch import Watch
 from videoai.registry.v1 import registry_pb2, registry_pb2_grpc
+from videoai.sync.registry import RegistryClient as BlockingClient
 from videoai.watching import Backoff, Follower
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from os import PathLike
 
     from videoai.watching import WatchEvent
 
@@ -151,6 +154,45 @@ class RegistryClient(Client):
             error=error,
         )
         await self._call(self._stub.ReportModelState, request)
+
+    async def upload(
+        self,
+        file: str | PathLike[str],
+        model_name: str,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        **notes: Any,
+    ) -> registry_pb2.Model:
+        """Send a model file and register it as staging. `notes`: version, description, metrics, attributes, request_id.
+
+        `progress` is called, in a thread, with the bytes sent and the bytes of all. There is no time limit.
+        """
+        return await self._in_thread(lambda client: client.upload(file, model_name, progress=progress, **notes))
+
+    async def download(
+        self,
+        model_name: str,
+        version: int,
+        file: str | PathLike[str],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> registry_pb2.Model:
+        """Write a version's file to `file`, which appears whole and with the registered sha256, or not at all.
+
+        If the registry goes away in between, the download goes on where it broke off. `progress`: as for upload.
+        """
+        return await self._in_thread(lambda client: client.download(model_name, version, file, progress=progress))
+
+    async def _in_thread(self, work: Callable[[BlockingClient], registry_pb2.Model]) -> registry_pb2.Model:
+        """Move a file in a thread, over a connection of its own; if cancelled, that is closed and the thread ends."""
+        with BlockingClient(self.address, timeout_seconds=self._timeout) as client:
+            task = asyncio.ensure_future(asyncio.to_thread(work, client))
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                client.close()
+                await asyncio.gather(task, return_exceptions=True)
+                raise
 
     def watch(
         self,

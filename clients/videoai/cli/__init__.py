@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from videoai.cli import files as _files  # noqa: F401 - adds push and pull
 from videoai.cli.analyze import analyze
 from videoai.cli.models import models
 from videoai.cli.options import global_options

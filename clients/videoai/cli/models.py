@@ -23,7 +23,7 @@ def models() -> None:
     """Register models, put them into production and follow them there."""
 
 
-def _pairs(_context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, Any]:
+def pairs(_context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, Any]:
     """Read key=value pairs; the value is a number for --metric and JSON for --attribute."""
     read = float if parameter.name == "metrics" else json.loads
     result = {}
@@ -41,8 +41,8 @@ def _pairs(_context: click.Context, parameter: click.Parameter, values: Sequence
 @click.argument("path")
 @click.option("--version", type=click.IntRange(min=0), default=0, help="Version; 0, the default, takes the next.")
 @click.option("--description", default="", help="Free text.")
-@click.option("--metric", "metrics", multiple=True, metavar="KEY=NUMBER", callback=_pairs, help="Repeatable.")
-@click.option("--attribute", "attributes", multiple=True, metavar="KEY=JSON", callback=_pairs, help="Repeatable.")
+@click.option("--metric", "metrics", multiple=True, metavar="KEY=NUMBER", callback=pairs, help="Repeatable.")
+@click.option("--attribute", "attributes", multiple=True, metavar="KEY=JSON", callback=pairs, help="Repeatable.")
 @click.option("--sha256", metavar="HEX", help="Refuse the file unless it has this digest.")
 @global_options
 @pass_settings

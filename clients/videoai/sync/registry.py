@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from videoai import requests
 from videoai.registry.v1 import registry_pb2, registry_pb2_grpc
+from videoai.sync import transfer
 from videoai.sync.channel import Client
 from videoai.sync.watch import Watch
 from videoai.watching import Backoff, Follower
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from os import PathLike
 
     from videoai.watching import WatchEvent
 
@@ -150,6 +152,36 @@ class RegistryClient(Client):
             error=error,
         )
         self._call(self._stub.ReportModelState, request)
+
+    def upload(
+        self,
+        file: str | PathLike[str],
+        model_name: str,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        **notes: Any,
+    ) -> registry_pb2.Model:
+        """Send a model file and register it as staging. `notes`: version, description, metrics, attributes, request_id.
+
+        `progress` is called with the bytes sent and the bytes of all. There is no time limit.
+        """
+        header = requests.upload(model_name, **notes)
+        return transfer.upload(self._stub, header, file, progress)
+
+    def download(
+        self,
+        model_name: str,
+        version: int,
+        file: str | PathLike[str],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> registry_pb2.Model:
+        """Write a version's file to `file`, which appears whole and with the registered sha256, or not at all.
+
+        If the registry goes away in between, the download goes on where it broke off. `progress`: as for upload.
+        """
+        request = registry_pb2.DownloadModelRequest(model_name=model_name, version=version)
+        return transfer.download(self._stub, request, file, progress, self._closed)
 
     def watch(
         self,
