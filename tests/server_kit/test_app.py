@@ -1,5 +1,6 @@
 """A real server process, asked from outside."""
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -208,7 +209,8 @@ def test_a_start_that_fails_says_why_and_exits_with_status_1():
 
 
 def test_a_server_that_finds_nothing_to_serve_ends_with_status_1(server, channel):
-    call(channel, b"fail")
+    with contextlib.suppress(grpc.RpcError):  # the answer may or may not get out before the server goes
+        call(channel, b"fail")
     assert server.wait(timeout=30) == 1
     assert "nothing to serve" in server.stderr.read()
     assert "left setup" in server.stdout.read()

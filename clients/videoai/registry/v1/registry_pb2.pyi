@@ -860,7 +860,9 @@ class WatchProductionResponse(_message.Message):
     revision: _builtins.int
     """Revision that this message describes; never goes down within one registry_uid."""
     reset: _builtins.bool
-    """True on the messages up to synced when they are the whole state and replace all that the watcher knew."""
+    """True on the messages up to synced when they are the whole state and replace all that the watcher knew: on a new
+    watch, and where what the watcher gave to resume from is not part of this registry's past.
+    """
     @_builtins.property
     def activated(self) -> Global___Activated:
         """A version is in production."""

@@ -29,8 +29,8 @@ class ModelRegistryServiceStub(object):
     """Owns models/registry.json and tells every subscriber the moment production changes.
 
     Every rpc answers INVALID_ARGUMENT for a malformed field (the message names the field and what was expected),
-    UNAVAILABLE when the registry's storage cannot be reached, and FAILED_PRECONDITION for a write while the file
-    holds an edit that does not parse.
+    UNAVAILABLE when the registry's storage cannot be reached, FAILED_PRECONDITION for a write while the file
+    holds an edit that does not parse, and ABORTED for a write during which someone else kept changing the file.
     """
 
     def __init__(self, channel):
@@ -115,8 +115,8 @@ class ModelRegistryServiceServicer(object):
     """Owns models/registry.json and tells every subscriber the moment production changes.
 
     Every rpc answers INVALID_ARGUMENT for a malformed field (the message names the field and what was expected),
-    UNAVAILABLE when the registry's storage cannot be reached, and FAILED_PRECONDITION for a write while the file
-    holds an edit that does not parse.
+    UNAVAILABLE when the registry's storage cannot be reached, FAILED_PRECONDITION for a write while the file
+    holds an edit that does not parse, and ABORTED for a write during which someone else kept changing the file.
     """
 
     def RegisterModel(self, request, context):
@@ -146,7 +146,8 @@ class ModelRegistryServiceServicer(object):
         """Puts one version into production and its predecessor back to staging, in one step. A version that is already in
         production is answered with OK and makes no new revision.
         NOT_FOUND: no such version. FAILED_PRECONDITION: archived, or the file is gone or changed since it was registered.
-        ABORTED: expected_production_version is not the one in production.
+        ABORTED: expected_production_version is not the one in production. ALREADY_EXISTS: request_id was used for
+        another change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -313,8 +314,8 @@ class ModelRegistryService(object):
     """Owns models/registry.json and tells every subscriber the moment production changes.
 
     Every rpc answers INVALID_ARGUMENT for a malformed field (the message names the field and what was expected),
-    UNAVAILABLE when the registry's storage cannot be reached, and FAILED_PRECONDITION for a write while the file
-    holds an edit that does not parse.
+    UNAVAILABLE when the registry's storage cannot be reached, FAILED_PRECONDITION for a write while the file
+    holds an edit that does not parse, and ABORTED for a write during which someone else kept changing the file.
     """
 
     @staticmethod

@@ -30,8 +30,8 @@ class ModelRegistryServiceStub:
     """Owns models/registry.json and tells every subscriber the moment production changes.
 
     Every rpc answers INVALID_ARGUMENT for a malformed field (the message names the field and what was expected),
-    UNAVAILABLE when the registry's storage cannot be reached, and FAILED_PRECONDITION for a write while the file
-    holds an edit that does not parse.
+    UNAVAILABLE when the registry's storage cannot be reached, FAILED_PRECONDITION for a write while the file
+    holds an edit that does not parse, and ABORTED for a write during which someone else kept changing the file.
     """
 
     @_typing.overload
@@ -51,7 +51,8 @@ class ModelRegistryServiceStub:
     """Puts one version into production and its predecessor back to staging, in one step. A version that is already in
     production is answered with OK and makes no new revision.
     NOT_FOUND: no such version. FAILED_PRECONDITION: archived, or the file is gone or changed since it was registered.
-    ABORTED: expected_production_version is not the one in production.
+    ABORTED: expected_production_version is not the one in production. ALREADY_EXISTS: request_id was used for
+    another change.
     """
     RollbackProduction: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RollbackProductionRequest, _registry_pb2.RollbackProductionResponse]
     """Activates the version that was in production before the present one. FAILED_PRECONDITION: there is none."""
@@ -90,8 +91,8 @@ class ModelRegistryServiceAsyncStub(ModelRegistryServiceStub):
     """Owns models/registry.json and tells every subscriber the moment production changes.
 
     Every rpc answers INVALID_ARGUMENT for a malformed field (the message names the field and what was expected),
-    UNAVAILABLE when the registry's storage cannot be reached, and FAILED_PRECONDITION for a write while the file
-    holds an edit that does not parse.
+    UNAVAILABLE when the registry's storage cannot be reached, FAILED_PRECONDITION for a write while the file
+    holds an edit that does not parse, and ABORTED for a write during which someone else kept changing the file.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -108,7 +109,8 @@ class ModelRegistryServiceAsyncStub(ModelRegistryServiceStub):
     """Puts one version into production and its predecessor back to staging, in one step. A version that is already in
     production is answered with OK and makes no new revision.
     NOT_FOUND: no such version. FAILED_PRECONDITION: archived, or the file is gone or changed since it was registered.
-    ABORTED: expected_production_version is not the one in production.
+    ABORTED: expected_production_version is not the one in production. ALREADY_EXISTS: request_id was used for
+    another change.
     """
     RollbackProduction: _aio.UnaryUnaryMultiCallable[_registry_pb2.RollbackProductionRequest, _registry_pb2.RollbackProductionResponse]  # type: ignore[assignment]
     """Activates the version that was in production before the present one. FAILED_PRECONDITION: there is none."""
@@ -146,8 +148,8 @@ class ModelRegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Owns models/registry.json and tells every subscriber the moment production changes.
 
     Every rpc answers INVALID_ARGUMENT for a malformed field (the message names the field and what was expected),
-    UNAVAILABLE when the registry's storage cannot be reached, and FAILED_PRECONDITION for a write while the file
-    holds an edit that does not parse.
+    UNAVAILABLE when the registry's storage cannot be reached, FAILED_PRECONDITION for a write while the file
+    holds an edit that does not parse, and ABORTED for a write during which someone else kept changing the file.
     """
 
     @_abc_1.abstractmethod
@@ -186,7 +188,8 @@ class ModelRegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Puts one version into production and its predecessor back to staging, in one step. A version that is already in
         production is answered with OK and makes no new revision.
         NOT_FOUND: no such version. FAILED_PRECONDITION: archived, or the file is gone or changed since it was registered.
-        ABORTED: expected_production_version is not the one in production.
+        ABORTED: expected_production_version is not the one in production. ALREADY_EXISTS: request_id was used for
+        another change.
         """
 
     @_abc_1.abstractmethod
