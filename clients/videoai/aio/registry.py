@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from videoai import requests
 from videoai.aio.channel import Client
 from videoai.aio.watch import Watch
 from videoai.registry.v1 import registry_pb2, registry_pb2_grpc
+from videoai.rollout import Wait, follow_async
 from videoai.sync.registry import RegistryClient as BlockingClient
 from videoai.watching import Backoff, Follower
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from os import PathLike
 
+    from videoai.rollout import Verdict
     from videoai.watching import WatchEvent
 
 
@@ -131,6 +134,31 @@ class RegistryClient(Client):
     async def rollout(self, model_name: str) -> registry_pb2.GetRolloutResponse:
         """Return what each live replica has made of a model."""
         return await self._call(self._stub.GetRollout, registry_pb2.GetRolloutRequest(model_name=model_name))
+
+    async def wait_for_rollout(
+        self,
+        model_name: str,
+        version: int,
+        *,
+        revision: int = 0,
+        timeout_seconds: float = 300.0,
+        interval_seconds: float = 0.25,
+        on_change: Callable[[Verdict], None] | None = None,
+    ) -> Verdict:
+        """Wait until every live replica has applied `version`, activated at `revision`; look at `.outcome`.
+
+        Ends early if one rejects it or another version goes into production; when the time is over the outcome is
+        WAITING. `revision`: videoai.rollout.revision_of(what activate or rollback answered); 0 counts any report on
+        the version. `on_change` is called with each verdict that shows a replica's progress.
+        """
+        wait = Wait(
+            version,
+            revision,
+            timeout_seconds=timeout_seconds,
+            interval_seconds=interval_seconds,
+            on_change=on_change,
+        )
+        return await follow_async(partial(self.rollout, model_name), wait)
 
     async def report(
         self,

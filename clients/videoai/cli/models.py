@@ -9,6 +9,7 @@ import click
 
 from videoai.cli import output, show
 from videoai.cli.options import Settings, global_options, pass_settings
+from videoai.cli.waiting import until_applied, wait_options
 from videoai.registry.v1 import registry_pb2
 
 if TYPE_CHECKING:
@@ -88,22 +89,45 @@ def show_(settings: Settings, name: str, version: int | None) -> None:
     metavar="N",
     help="Refuse unless version N is in production now; 0: unless none is.",
 )
+@wait_options
+@click.option("--rollback-on-failure", is_flag=True, help="With --wait: go back if a replica rejects it.")
 @global_options
 @pass_settings
-def activate(settings: Settings, name: str, version: int, expect: int | None) -> None:
+def activate(
+    settings: Settings,
+    /,
+    name: str,
+    version: int,
+    expect: int | None,
+    wait_timeout: float,
+    *,
+    wait: bool,
+    rollback_on_failure: bool,
+) -> None:
     """Put VERSION of NAME into production."""
+    if rollback_on_failure and not wait:
+        raise click.UsageError("--rollback-on-failure needs --wait")
     with settings.registry_client() as registry:
-        show.change(settings, registry.activate(name, version, expected_production_version=expect))
+        answer = registry.activate(name, version, expected_production_version=expect)
+        if wait:
+            until_applied(settings, registry, answer, wait_timeout, go_back=rollback_on_failure)
+        else:
+            show.change(settings, answer)
 
 
 @models.command()
 @click.argument("name")
+@wait_options
 @global_options
 @pass_settings
-def rollback(settings: Settings, name: str) -> None:
+def rollback(settings: Settings, /, name: str, wait_timeout: float, *, wait: bool) -> None:
     """Put the version back into production that was there before."""
     with settings.registry_client() as registry:
-        show.change(settings, registry.rollback(name))
+        answer = registry.rollback(name)
+        if wait:
+            until_applied(settings, registry, answer, wait_timeout)
+        else:
+            show.change(settings, answer)
 
 
 @models.command()

@@ -53,13 +53,18 @@ def one_line(message: Message) -> str:
 
 def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows under headings. On a terminal as wide as that is; elsewhere nothing is wrapped or cut."""
+    console().print(table(title, columns, rows))
+
+
+def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """Return rows under headings."""
     heading = None if title is None else Text(title, style="bold")
-    table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    result = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        result.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row))
-    console().print(table)
+        result.add_row(*(_cell(value) for value in row))
+    return result
 
 
 def print_pairs(pairs: Iterable[tuple[str, object]], *, to_stderr: bool = False) -> None:

@@ -14,7 +14,10 @@ from videoai.watching import Activated, Cleared, Disconnected, Synced
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.table import Table
+
     from videoai.cli.options import Settings
+    from videoai.rollout import Change
     from videoai.watching import WatchEvent
 
 
@@ -37,20 +40,28 @@ def model_list(settings: Settings, items: Sequence[registry_pb2.Model]) -> None:
         output.print_table(None, columns, [_row(item) for item in items])
 
 
-def change(
-    settings: Settings, answer: registry_pb2.ActivateModelVersionResponse | registry_pb2.RollbackProductionResponse
-) -> None:
+def change(settings: Settings, answer: Change) -> None:
     """Print what went into production, and instead of what."""
     if settings.json:
         output.print_json(answer)
-        return
+    else:
+        click.echo(changed(answer))
+
+
+def changed(answer: Change) -> str:
+    """Say what went into production, and instead of what."""
     name, version = answer.model.model_name, answer.model.version
     before = f", version {answer.demoted.version} before" if answer.HasField("demoted") else ""
-    click.echo(f"{name} version {version} is in production{before} (revision {answer.revision})")
+    return f"{name} version {version} is in production{before} (revision {answer.revision})"
 
 
 def replicas(answer: registry_pb2.GetRolloutResponse) -> None:
     """Print how far each replica has come."""
+    output.console().print(replica_table(answer))
+
+
+def replica_table(answer: registry_pb2.GetRolloutResponse) -> Table:
+    """Return how far each replica has come, one a line."""
     title = f"{answer.model_name}: version {output.version(answer.production_version)} in production"
     rows = [
         (
@@ -63,7 +74,7 @@ def replicas(answer: registry_pb2.GetRolloutResponse) -> None:
         )
         for replica in answer.replicas
     ]
-    output.print_table(title, ("REPLICA", "STATE", "SEEN", "RUNNING", "REPORTED", "ERROR"), rows)
+    return output.table(title, ("REPLICA", "STATE", "SEEN", "RUNNING", "REPORTED", "ERROR"), rows)
 
 
 def event(settings: Settings, item: WatchEvent) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from videoai import requests
 from videoai.registry.v1 import registry_pb2, registry_pb2_grpc
+from videoai.rollout import Wait, follow
 from videoai.sync import transfer
 from videoai.sync.channel import Client
 from videoai.sync.watch import Watch
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from os import PathLike
 
+    from videoai.rollout import Verdict
     from videoai.watching import WatchEvent
 
 
@@ -129,6 +132,31 @@ class RegistryClient(Client):
     def rollout(self, model_name: str) -> registry_pb2.GetRolloutResponse:
         """Return what each live replica has made of a model."""
         return self._call(self._stub.GetRollout, registry_pb2.GetRolloutRequest(model_name=model_name))
+
+    def wait_for_rollout(
+        self,
+        model_name: str,
+        version: int,
+        *,
+        revision: int = 0,
+        timeout_seconds: float = 300.0,
+        interval_seconds: float = 0.25,
+        on_change: Callable[[Verdict], None] | None = None,
+    ) -> Verdict:
+        """Wait until every live replica has applied `version`, activated at `revision`; look at `.outcome`.
+
+        Ends early if one rejects it or another version goes into production; when the time is over the outcome is
+        WAITING. `revision`: videoai.rollout.revision_of(what activate or rollback answered); 0 counts any report on
+        the version. `on_change` is called with each verdict that shows a replica's progress.
+        """
+        wait = Wait(
+            version,
+            revision,
+            timeout_seconds=timeout_seconds,
+            interval_seconds=interval_seconds,
+            on_change=on_change,
+        )
+        return follow(partial(self.rollout, model_name), wait)
 
     def report(
         self,
