@@ -59,6 +59,8 @@ class _Route(APIRoute):
                     response = await handle(request)
                 except Exception as error:  # noqa: BLE001 - the one place that turns any error into an answer
                     response = refusal(error, method)
+                except asyncio.CancelledError:  # by nobody but a server that must stop
+                    response = refusal(HTTPException(503, "the server is stopping"), method)
                 outcome.code = str(response.status_code)
                 return response
 

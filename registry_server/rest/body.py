@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import HTTPException, Request
+from starlette.requests import ClientDisconnect
 
 from registry_server import document
 
@@ -56,6 +57,8 @@ class JsonRequest(Request):
             headers = {"Connection": "close"}
             detail = f"body: expected all of it within {BODY_SECONDS:g} s"
             raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, detail, headers) from None
+        except ClientDisconnect:  # nobody hears this, but it is counted
+            raise HTTPException(HTTPStatus.BAD_REQUEST, "body: expected more of it") from None
 
     async def _read(self) -> bytes:
         body = bytearray()

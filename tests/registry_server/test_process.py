@@ -106,6 +106,8 @@ def test_it_does_not_start_over_a_file_that_it_cannot_read(root: Any, text: str,
     [
         (["--root", "/nonexistent"], {}, "--root"),
         (["--listen", "nowhere"], {}, "--listen"),
+        (["--rest", "nowhere"], {}, "--rest"),
+        ([], {"VIDEOAI_REGISTRY_REST": "nowhere"}, "--rest"),
         (["--storage", "registry.db"], {}, "--storage"),
         ([], {"VIDEOAI_REGISTRY_STORAGE": "mysql://db"}, "--storage"),
         (["serve"], {}, "No such command"),
