@@ -17,6 +17,8 @@ import httpx
 import pytest
 from videoai.registry.v1 import registry_pb2 as pb
 
+from registry_server.rest.listener import _listening
+
 MODELS = "/api/v1/registry/models"
 
 
@@ -88,6 +90,11 @@ def test_a_port_in_use(root: Any) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         complaint = complain("-m", "registry_server", "--root", str(root.path), "--rest", address)
     assert f"--rest {address}: Address already in use" in complaint
+
+
+def test_answers_are_not_held_back() -> None:
+    with _listening("127.0.0.1:0") as (listener, address), connect(address), listener.accept()[0] as accepted:
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_the_extra_is_asked_for_where_it_is_missing(root: Any) -> None:
