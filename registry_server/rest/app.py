@@ -110,7 +110,7 @@ def create_app(registry: Registry) -> FastAPI:
         MODELS,
         operation_id="list_models",
         response_model=None,
-        responses={200: {"model": ModelList, "description": "The versions."}, **documented(422, 500)},
+        responses={200: {"model": ModelList, "description": "The versions."}, **documented(422, 500, 503)},
     )
     async def list_models(
         model_name: Annotated[OnlyModelName, Query(description="Only the versions of this model.")] = None,

@@ -51,7 +51,7 @@ _MEANINGS = {
     415: "The body is not said to be application/json.",
     422: "A parameter or a part of the body is not what it must be.",
     500: "A fault of the server; its log says more.",
-    503: "The storage cannot be reached or written now. Try again with the same Idempotency-Key.",
+    503: "The storage cannot be reached or written now, or the server is stopping. Repeat it with its Idempotency-Key.",
 }
 
 
