@@ -82,7 +82,7 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             envvar=f"{PREFIX}_REST",
             show_envvar=True,
             callback=check_address,
-            help="Address to serve the routes of HTTP on, too: host:port or unix:path; none by default. "
+            help="Address to answer HTTP on as well: host:port or unix:path; port 0 takes a free one; none by default. "
             "Needs the extra videoai[rest].",
         ),
         click.option(

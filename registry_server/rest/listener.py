@@ -19,9 +19,6 @@ from server_kit.addresses import Address, parse_address
 from server_kit.health import Health
 from server_kit.startup import StartupError
 
-# It tells of its start and end, which are the server's own; the log of requests is another logger.
-logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-
 
 class _Server(uvicorn.Server):
     """Leaves signals to those who handle them for the whole process."""
@@ -50,6 +47,8 @@ async def serving(registry: Registry, address: str, health: Health, grace_second
         timeout_graceful_shutdown=math.ceil(grace_seconds),
     )
     server = _Server(config)
+    # It would tell of its start and end, which are the server's own; the log of requests is another logger.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     with _listening(address) as (listener, in_use):
         work = background.start(server.serve([listener]), "rest")
         async with background.running(_end_when_draining(server, health)):
