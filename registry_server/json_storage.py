@@ -66,6 +66,7 @@ class JsonFileStorage:
             f"{path}.lock", poll_interval=LOCK_POLL_SECONDS, thread_local=True, fallback_to_soft=False
         )
         self._seen: _Seen | None = None
+        self._layout = document.Layout()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -98,7 +99,7 @@ class JsonFileStorage:
         before = self._load_anew()
         after = step(before)
         if after is not before:
-            data = document.dump(after.document)
+            data = self._layout.dump(after.head, {"models": after.entries, "history": after.history})
             self._replace(data)
             self._seen = _Seen(data, after, durable=True)
         else:
