@@ -20,7 +20,7 @@ from time import monotonic, time_ns
 import structlog
 from filelock import FileLock, Timeout
 
-from registry_server import document, lineage
+from registry_server import collector, document, lineage
 from registry_server.catalog import Catalog, InvalidDocument
 from registry_server.errors import ChangedMeanwhile, CommitUncertain, RegistryFileInvalid, StorageUnavailable
 from registry_server.files import Files
@@ -156,8 +156,9 @@ class JsonFileStorage:
 
     def _parse(self, data: bytes) -> Catalog:
         try:
-            catalog = Catalog.read(document.parse(data))
-            lineage.read_stamp(catalog)
+            with collector.paused():
+                catalog = Catalog.read(document.parse(data))
+                lineage.read_stamp(catalog)
         except document.MalformedText as error:
             raise RegistryFileInvalid(str(self._path), error.line, error.column, error.reason) from None
         except InvalidDocument as error:
