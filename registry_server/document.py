@@ -86,18 +86,20 @@ class Layout:
     def dump(self, head: Raw, lists: Mapping[str, Sequence[Item]]) -> bytes:
         """The document that `head` is with these lists in the places of its own."""
         texts: dict[bytes, bytes] = {}
-        parts = []
+        pieces: list[bytes] = []  # joined once, for they may be many megabytes
         for key, value in head.items():
-            items = [self._text(item, texts) for item in lists.get(key, ())]
-            text = b"[\n" + b",\n".join(items) + b"\n  ]" if items else _laid_out(value, "  ")
-            parts.append(b"  " + _laid_out(key) + b": " + text)
+            pieces += [b",\n  " if pieces else b"{\n  ", _laid_out(key), b": "]
+            pieces += self._list(lists[key], texts) if lists.get(key) else [_laid_out(value, "  ")]
         self._texts = texts
-        return b"{\n" + b",\n".join(parts) + b"\n}\n"
+        return b"".join([*pieces, b"\n}\n"])
 
-    def _text(self, item: Item, texts: dict[bytes, bytes]) -> bytes:
-        text = self._texts.get(item.fingerprint) or b"    " + _laid_out(item.raw, "    ")
-        texts[item.fingerprint] = text
-        return text
+    def _list(self, items: Sequence[Item], texts: dict[bytes, bytes]) -> list[bytes]:
+        """The pieces of a list. An item's text begins with the comma that parts it from the one before."""
+        known = self._texts
+        pieces = [known.get(item.fingerprint) or b",\n    " + _laid_out(item.raw, "    ") for item in items]
+        texts.update(zip([item.fingerprint for item in items], pieces, strict=True))
+        pieces[0] = pieces[0].removeprefix(b",")
+        return [b"[", *pieces, b"\n  ]"]
 
 
 def compact(value: object) -> str:
