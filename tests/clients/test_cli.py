@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import json
-import platform
 import os
+import platform
 import re
 import signal
 import subprocess
