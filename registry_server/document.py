@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed leaves it out
 from typing import Any, Protocol
@@ -38,6 +39,14 @@ class MalformedText(ValueError):
 
 def parse(data: bytes) -> dict[str, Any]:
     """Read a registry file. Raises MalformedText for anything that could not be written back without loss."""
+    document = read(data)
+    if not isinstance(document, dict):
+        raise MalformedText('expected an object with the key "models"', decode(data), 0)
+    return document
+
+
+def read(data: bytes) -> Any:
+    """Read any JSON, as strictly as a registry file. Raises MalformedText."""
     text = decode(data)
     try:
         document = json.loads(
@@ -55,8 +64,6 @@ def parse(data: bytes) -> dict[str, Any]:
         raise MalformedText(f"not valid JSON: {error}", text, max(text.rfind(error.token), 0)) from None
     except ValueError as error:  # an integer of thousands of digits
         raise MalformedText(f"not valid JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise MalformedText('expected an object with the key "models"', text, 0)
     return document
 
 
@@ -187,8 +194,8 @@ class _Unacceptable(ValueError):
 def _unique_pairs(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = json.dumps(next(key for key in keys if keys.count(key) > 1), ensure_ascii=False)
+        counts = Counter(key for key, _ in pairs)
+        twice = json.dumps(next(key for key, count in counts.items() if count > 1), ensure_ascii=False)
         raise _Unacceptable(f"the key {twice} occurs twice in one object", twice)
     return result
 
