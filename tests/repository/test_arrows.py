@@ -13,7 +13,7 @@ from tests.repository.house import reachable, read, uses, within
 CLIENTS = ("videoai", "demo", "sidecar")
 WIRE = ("registry_server.service", "registry_server.convert", "inference_server.service", *CLIENTS)
 SERVERS = ("registry_server.server", "inference_server.server")
-WATCHER = ("inference_server.watcher", "inference_server.reporter")
+WATCHER = ("inference_server.watcher", "inference_server.reporter", "inference_server.fetching")
 
 # What each of these may be used by; nothing else of ours may.
 PLACES: Mapping[str, tuple[str, ...]] = {
@@ -22,7 +22,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "onnx": ("inference_server.engine", "registry_server.artifacts", "demo"),
     "filelock": ("registry_server.json_storage",),
     "sqlite3": ("registry_server.sqlite_storage", "registry_server.sqlite_tables"),
-    "os.fsync": ("registry_server.files", "inference_server.state"),
+    "os.fsync": ("registry_server.files", "inference_server.state", "inference_server.cache"),
     "watchfiles": ("registry_server.follow",),
     "grpc": (*WIRE, *SERVERS, "server_kit"),
     "grpc_health": ("server_kit",),
