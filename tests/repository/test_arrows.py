@@ -19,7 +19,7 @@ WATCHER = ("inference_server.watcher", "inference_server.reporter", "inference_s
 PLACES: Mapping[str, tuple[str, ...]] = {
     "av": ("inference_server.video", "videoai.annotating", "demo"),
     "onnxruntime": ("inference_server.engine",),
-    "onnx": ("inference_server.engine", "registry_server.artifacts", "demo"),
+    "onnx": ("inference_server.engine", "registry_server.artifacts", "server_kit.model_files", "demo"),
     "filelock": ("registry_server.json_storage",),
     "sqlite3": ("registry_server.sqlite_storage", "registry_server.sqlite_tables"),
     "os.fsync": ("registry_server.files", "inference_server.state", "inference_server.cache"),
@@ -49,6 +49,11 @@ PLACES: Mapping[str, tuple[str, ...]] = {
 # A corrupt ONNX file shows itself as protobuf's error: no type of the wire.
 EXCEPTIONS = {("registry_server.artifacts", "google.protobuf"), ("inference_server.engine.graph", "google.protobuf")}
 
+# The parts of server_kit that are about being a server, which model files are not.
+SERVING = tuple(
+    f"server_kit.{part}" for part in ("app", "background", "errors", "health", "logs", "metrics", "options")
+)
+
 # What importing the first must never bring along, however indirectly.
 APART: Mapping[str, tuple[str, ...]] = {
     "registry_server": ("inference_server",),
@@ -56,7 +61,7 @@ APART: Mapping[str, tuple[str, ...]] = {
     "server_kit": ("registry_server", "inference_server", "videoai"),
     "videoai": ("registry_server", "inference_server", "server_kit", "onnx", "onnxruntime"),
     "inference_server.video.worker": ("grpc", "google", "onnx", "onnxruntime", "videoai", "server_kit"),
-    "inference_server.engine": ("grpc", "videoai", "av", "server_kit", "inference_server.video"),
+    "inference_server.engine": ("grpc", "videoai", "av", *SERVING, "inference_server.video"),
     "inference_server.video": ("grpc", "videoai", "onnxruntime", "server_kit", "inference_server.engine"),
     "registry_server.storage": ("registry_server.registry", "registry_server.service", "grpc", "videoai"),
     "registry_server.registry": ("registry_server.service", "registry_server.server", "grpc", "videoai"),
