@@ -11,8 +11,8 @@ from io import BufferedReader
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
+from registry_server import onnx_files
 from registry_server.entry import TensorSpec, check_path
 from registry_server.errors import ArtifactMissing, InvalidField, NotAModel, RegistryError
 from registry_server.steps import Artifact, Artifacts, Digest
@@ -96,13 +96,13 @@ class Evidence:
         return self._inspected[path]
 
 
-def read_artifact(path: str, file: BufferedReader, beside: Path | None) -> Artifact:
+def read_artifact(path: str, file: BufferedReader, beside: Path | None, digest: Digest | None = None) -> Artifact:
     """What the file, open at its beginning, is found to be; errors call it `path`. Raises NotAModel.
 
-    `beside` is where it really lies, among the files of its weights; None where it may have no such files.
+    `beside` is where it really lies, among the files of its weights; None where it may have no such files. `digest` is
+    that of the file, where it is known.
     """
-    digest = _digest(file)
-    file.seek(0)
+    digest = digest or _digest(file)
     model = _read_model(path, file)
     graph = model.graph
     # Files of early ONNX versions list the weights among the inputs.
@@ -161,9 +161,8 @@ def _opset(model: onnx.ModelProto) -> int:
 
 def _read_model(path: str, file: BufferedReader) -> onnx.ModelProto:
     try:
-        # Weights in files of their own are digested, and not read: only names and shapes are wanted.
-        model = onnx.load_model(file, format="protobuf", load_external_data=False)
-    except DecodeError as error:
+        model = onnx_files.read_model(file)
+    except onnx_files.NotReadable as error:
         raise NotAModel(path, "the file cannot be read as one") from error
     if not model.ir_version or not model.opset_import:
         raise NotAModel(path, "it names no ONNX version")

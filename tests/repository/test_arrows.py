@@ -19,7 +19,13 @@ WATCHER = ("inference_server.watcher", "inference_server.reporter", "inference_s
 PLACES: Mapping[str, tuple[str, ...]] = {
     "av": ("inference_server.video", "videoai.annotating", "demo"),
     "onnxruntime": ("inference_server.engine",),
-    "onnx": ("inference_server.engine", "registry_server.artifacts", "server_kit.model_files", "demo"),
+    "onnx": (
+        "inference_server.engine",
+        "registry_server.artifacts",
+        "registry_server.onnx_files",
+        "server_kit.model_files",
+        "demo",
+    ),
     "filelock": ("registry_server.json_storage",),
     "sqlite3": ("registry_server.sqlite_storage", "registry_server.sqlite_tables"),
     "os.fsync": ("registry_server.files", "inference_server.state", "inference_server.cache"),
@@ -47,7 +53,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "signal": ("server_kit", "inference_server.video", "demo"),
 }
 # A corrupt ONNX file shows itself as protobuf's error: no type of the wire.
-EXCEPTIONS = {("registry_server.artifacts", "google.protobuf"), ("inference_server.engine.graph", "google.protobuf")}
+EXCEPTIONS = {("registry_server.onnx_files", "google.protobuf"), ("inference_server.engine.graph", "google.protobuf")}
 
 # The parts of server_kit that are about being a server, which model files are not.
 SERVING = tuple(
