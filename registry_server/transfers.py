@@ -202,8 +202,13 @@ async def _read(file: BufferedReader, digest: Digest, offset: int, what: str) ->
     seen = hashlib.sha256()
     position = 0
     file.seek(0)
-    while chunk := await _in_thread(partial(file.read, CHUNK_BYTES)):
-        await asyncio.to_thread(seen.update, chunk)
+
+    def read() -> bytes:
+        chunk = file.read(CHUNK_BYTES)
+        seen.update(chunk)
+        return chunk
+
+    while chunk := await _in_thread(read):
         start, position = position, position + len(chunk)
         if position > digest.size_bytes:
             break

@@ -1,7 +1,8 @@
-"""What the registry adds to moving a model file: against a bare gRPC stream of the same pieces, and against `cp`."""
+"""What moving a model file through the registry costs, against a bare gRPC stream of the same pieces, cp and sha256."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -94,10 +95,6 @@ def upload(registry: RegistryClient, root: Path, source: Path) -> int:
     return model.size_bytes // MIB
 
 
-def download(registry: RegistryClient, version: int, target: Path) -> int:
-    return registry.download(NAME, version, target).size_bytes // MIB
-
-
 def bare_upload(channel: grpc.Channel, source: Path) -> int:
     return int(channel.stream_unary(TAKE)(pieces(source))) // MIB
 
@@ -114,16 +111,25 @@ def copy(source: Path, target: Path) -> int:
     return target.stat().st_size // MIB
 
 
+def digest(source: Path) -> int:
+    """What both ends of a transfer do to every byte, beside moving it."""
+    with source.open("rb") as file:
+        hashlib.file_digest(file, "sha256")
+        return file.tell() // MIB
+
+
 def measure(root: Path, registry: RegistryClient, bare: grpc.Channel, source: Path) -> Iterator[Row]:
     target = root / "target"
     version = registry.upload(source, "kept").version
     sent = partial(rate, partial(upload, registry, root, source))
     got = partial(rate, lambda: registry.download("kept", version, target).size_bytes // MIB)
-    copied = partial(rate, partial(copy, source, target))
-    yield compare("upload:", sent, "bare gRPC stream", partial(rate, partial(bare_upload, bare, source)), "MiB/s")
-    yield compare("upload:", sent, "cp and sync", copied, "MiB/s")
-    yield compare("download:", got, "bare gRPC stream", partial(rate, partial(bare_download, bare)), "MiB/s")
-    yield compare("download:", got, "cp and sync", copied, "MiB/s")
+    others = {"cp and sync": partial(copy, source, target), "sha256 of the file": partial(digest, source)}
+    for what, measured, stream in (
+        ("upload:", sent, partial(bare_upload, bare, source)),
+        ("download:", got, partial(bare_download, bare)),
+    ):
+        for name, reference in {"bare gRPC stream": stream, **others}.items():
+            yield compare(what, measured, name, partial(rate, reference), "MiB/s")
 
 
 def memory(process: psutil.Process, work: Callable[[], object]) -> dict[str, float]:
