@@ -65,7 +65,7 @@ stubs: $(SETUP) ## Generate clients/videoai/*/v1/ from protos/
 constraints: $(SETUP) ## Pin the newest versions that pyproject.toml allows; review the difference before committing it
 	$(COMPILE) --upgrade --extra dev pyproject.toml --output-file constraints/dev.txt
 	$(COMPILE) --constraints constraints/dev.txt pyproject.toml --output-file constraints/client.txt
-	$(COMPILE) --extra registry --constraints constraints/dev.txt pyproject.toml --output-file constraints/registry.txt
+	$(COMPILE) --extra registry --extra rest --constraints constraints/dev.txt pyproject.toml --output-file constraints/registry.txt
 	$(COMPILE) --extra inference --constraints constraints/dev.txt pyproject.toml --output-file constraints/inference.txt
 	printf '%s\n' hatchling setuptools | $(COMPILE) --constraints constraints/dev.txt - --output-file constraints/build.txt
 

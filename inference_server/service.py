@@ -246,7 +246,7 @@ def _detections(found: Detections, names: Sequence[str]) -> list[pb.Detection]:
         pb.Detection(
             box=pb.BoundingBox(x_min=box[0], y_min=box[1], x_max=box[2], y_max=box[3]),
             class_id=class_id,
-            class_name=names[class_id],
+            class_name=_class_name(names, class_id),
             score=score,
         )
         for box, score, class_id in zip(
@@ -269,9 +269,14 @@ def _detections(found: Detections, names: Sequence[str]) -> list[pb.Detection]:
 
 def _classifications(found: Classes, names: Sequence[str]) -> list[pb.Classification]:
     return [
-        pb.Classification(class_id=class_id, class_name=names[class_id], score=score)
+        pb.Classification(class_id=class_id, class_name=_class_name(names, class_id), score=score)
         for score, class_id in zip(found.scores.tolist(), found.class_ids.tolist(), strict=True)
     ]
+
+
+def _class_name(names: Sequence[str], class_id: int) -> str:
+    """What the model calls a class; some files name none, and their outputs tell of classes only as they come."""
+    return names[class_id] if class_id < len(names) else f"class{class_id}"
 
 
 def _tensor(name: str, array: NDArray[Any]) -> pb.Tensor:

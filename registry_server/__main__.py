@@ -42,15 +42,16 @@ def main(
     command, the server starts.
     """
     reject_unknown(main, (settings.PREFIX,))
+    chosen = settings.Settings(grace_seconds=grace_seconds, **flags)
     if context.invoked_subcommand is not None:
-        context.obj = settings.Settings(**flags)
+        context.obj = chosen
         return
     logs.configure(log_level, log_format)
     run(
         ServeOptions(listen, metrics, grace_seconds),
         services=[SERVICE],
         error_codes=ERROR_CODES,
-        setup=partial(registry_server, settings.Settings(**flags)),
+        setup=partial(registry_server, chosen),
     )
 
 

@@ -8,17 +8,18 @@ Every entry keeps its raw object, so unknown keys, at every level, and the order
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Self
+from operator import itemgetter
+from typing import Any
 
 from registry_server.document import Raw, Where, fingerprint
-from registry_server.entry import Entry, InvalidEntry, Status, read_entry
+from registry_server.entry import MAX_VERSION, Entry, InvalidEntry, Status, read_entry
 from registry_server.errors import ModelNotFound, NoProduction
 from registry_server.history import History, read_activation
+from registry_server.shelf import Key, Shelf
+from registry_server.sorted_map import SortedMap
 
-Key = tuple[str, int]
 STAMP = "videoai"
 """The top-level key under which the server keeps its own notes."""
 
@@ -34,38 +35,33 @@ class InvalidDocument(Exception):
 class Catalog:
     """All versions of all models, with at most one in production per model. Never changes; steps make new ones."""
 
-    def __init__(
-        self,
-        rest: Raw,
-        entries: tuple[Entry, ...],
-        history: History,
-        index: Mapping[Key, int] | None = None,
-        production: Mapping[str, Entry] | None = None,
-    ) -> None:
-        """`index` and `production` are those of `entries`, where they are known already."""
+    def __init__(self, rest: Raw, shelf: Shelf, history: History) -> None:
         self._rest = rest
-        self.entries = entries
+        self.shelf = shelf
         self.history = history
-        self._index = {e.key: n for n, e in enumerate(entries)} if index is None else index
-        self._production = _in_production(entries) if production is None else production
 
     @classmethod
     def empty(cls) -> Catalog:
-        return cls({"models": []}, (), ())
+        return cls({"models": []}, Shelf.of(()), ())
 
     @classmethod
     def read(cls, document: Raw) -> Catalog:
         """Check a whole document. Raises InvalidDocument."""
-        entries = tuple(_read_all(document, "models", read_entry))
+        entries = list(_read_all(document, "models", read_entry))
         history = tuple(_read_all(document, "history", read_activation)) if "history" in document else ()
-        return cls.assemble(document, entries, history)
+        return cls.assemble(document, enumerate(entries, 1), history)
 
     @classmethod
-    def assemble(cls, rest: Raw, entries: tuple[Entry, ...], history: History) -> Self:
-        """Put checked parts together. Raises InvalidDocument where they do not go together."""
-        catalog = cls(rest, entries, history)
-        catalog._check_unique()
-        return catalog
+    def assemble(cls, rest: Raw, placed: Iterable[tuple[int, Entry]], history: History) -> Catalog:
+        """Put checked parts together, entries by their places. Raises InvalidDocument where they do not go together."""
+        placed = sorted(placed, key=itemgetter(0))
+        _check_unique([entry for _, entry in placed])
+        return cls(rest, Shelf.of(placed), history)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """In the order of the file."""
+        return self.shelf.in_order
 
     @property
     def document(self) -> dict[str, Any]:
@@ -89,8 +85,8 @@ class Catalog:
         """SHA-256 of everything but the server's own notes; blanks and line breaks do not count."""
         head = {key: value for key, value in self.head.items() if key != STAMP}
         digest = hashlib.sha256(fingerprint(head))
-        for part in (self.entries, self.history):
-            digest.update(hashlib.sha256(b"".join([item.fingerprint for item in part])).digest())
+        digest.update(self.shelf.seal.to_bytes(32))
+        digest.update(hashlib.sha256(b"".join([record.fingerprint for record in self.history])).digest())
         return digest.hexdigest()
 
     @property
@@ -100,103 +96,93 @@ class Catalog:
 
     def get(self, model_name: str, version: int) -> Entry:
         """Raises ModelNotFound."""
-        position = self._index.get((model_name, version))
-        if position is None:
+        entry = self.find(model_name, version)
+        if entry is None:
             raise ModelNotFound(model_name, version)
-        return self.entries[position]
+        return entry
 
     def find(self, model_name: str, version: int) -> Entry | None:
-        position = self._index.get((model_name, version))
-        return None if position is None else self.entries[position]
+        return self.shelf.find((model_name, version))
 
     def production(self, model_name: str) -> Entry:
         """Raises ModelNotFound or NoProduction."""
-        entry = self._production.get(model_name)
+        entry = self.in_production.get(model_name)
         if entry is None:
-            raise NoProduction(model_name) if model_name in self.names else ModelNotFound(model_name)
+            raise NoProduction(model_name) if self.knows(model_name) else ModelNotFound(model_name)
         return entry
 
     @property
-    def in_production(self) -> Mapping[str, Entry]:
+    def in_production(self) -> SortedMap[str, Entry]:
         """The entry in production of each model that has one."""
-        return self._production
+        return self.shelf.production
+
+    @property
+    def counts(self) -> Mapping[Status, int]:
+        """How many entries there are of each status."""
+        return self.shelf.counts
 
     @cached_property
     def names(self) -> frozenset[str]:
-        return frozenset(entry.model_name for entry in self.entries)
+        return frozenset(name for name, _ in self.shelf.index)
 
-    @cached_property
-    def keys(self) -> Sequence[Key]:
-        """All (name, version), in order."""
-        return sorted(self._index)
+    def knows(self, model_name: str) -> bool:
+        """Whether there is a version of this model."""
+        return self.highest_version(model_name) > 0
 
     def after(self, key: Key | None, model_name: str | None = None) -> Iterator[Entry]:
         """Entries in order of (name, version) that come after `key`, of one model or of all."""
-        start = bisect_right(self.keys, key) if key else 0
-        if model_name is not None:
-            start = max(start, bisect_right(self.keys, (model_name, 0)))
-        for position in range(start, len(self.keys)):
-            if model_name is not None and self.keys[position][0] != model_name:
+        start = max(key or ("", 0), (model_name or "", 0))
+        for found, place in self.shelf.index.after(start):
+            if model_name is not None and found[0] != model_name:
                 return
-            yield self.entries[self._index[self.keys[position]]]
+            yield self.shelf.places[place]
 
     def highest_version(self, model_name: str) -> int:
         """0 if the model is unknown."""
-        position = bisect_right(self.keys, (model_name, 2**31)) - 1
-        found = position >= 0 and self.keys[position][0] == model_name
-        return self.keys[position][1] if found else 0
+        last = self.shelf.index.before((model_name, MAX_VERSION + 1))
+        return last[0][1] if last and last[0][0] == model_name else 0
 
     def registered_by(self, request_id: str) -> Entry | None:
         """The entry that was registered with this request_id."""
-        return next((entry for entry in self.entries if entry.request_id == request_id), None)
+        key = self.shelf.requests.get(request_id)
+        return None if key is None else self.shelf.find(key)
 
     # Building the next one.
 
     def with_entry(self, entry: Entry) -> Catalog:
         """With this entry in the place of the one with its key, or at the end."""
-        position = self._index.get(entry.key)
-        if position is None:
-            return Catalog(self._rest, (*self.entries, entry), self.history)
-        entries = (*self.entries[:position], entry, *self.entries[position + 1 :])
-        production = {name: other for name, other in self._production.items() if other is not self.entries[position]}
-        if entry.status is Status.PRODUCTION:
-            production[entry.model_name] = entry
-        return Catalog(self._rest, entries, self.history, self._index, production)
+        return Catalog(self._rest, self.shelf.put(entry), self.history)
 
     def without(self, model_name: str, version: int) -> Catalog:
-        key = (model_name, version)
-        return Catalog(self._rest, tuple(entry for entry in self.entries if entry.key != key), self.history)
+        return Catalog(self._rest, self.shelf.without((model_name, version)), self.history)
 
     def with_history(self, history: History) -> Catalog:
-        return Catalog(self._rest, self.entries, history, self._index, self._production)
+        return Catalog(self._rest, self.shelf, history)
 
     def with_rest(self, key: str, value: Any) -> Catalog:
         """With one of the other top-level keys replaced or added."""
-        return Catalog({**self._rest, key: value}, self.entries, self.history, self._index, self._production)
-
-    def _check_unique(self) -> None:
-        places: dict[Key, int] = {}
-        in_production: dict[str, int] = {}
-        for position, entry in enumerate(self.entries):
-            name, version = entry.key
-            if entry.key in places:
-                raise InvalidDocument(
-                    ("models", position, "version"), f"version: model {name!r} has version {version} twice"
-                )
-            places[entry.key] = position
-            if entry.status is not Status.PRODUCTION:
-                continue
-            if name in in_production:
-                other = self.entries[in_production[name]].version
-                raise InvalidDocument(
-                    ("models", position, "status"),
-                    f"status: model {name!r} has two versions in production, {other} and {version}",
-                )
-            in_production[name] = position
+        return Catalog({**self._rest, key: value}, self.shelf, self.history)
 
 
-def _in_production(entries: Sequence[Entry]) -> dict[str, Entry]:
-    return {entry.model_name: entry for entry in entries if entry.status is Status.PRODUCTION}
+def _check_unique(entries: Sequence[Entry]) -> None:
+    places: dict[Key, int] = {}
+    in_production: dict[str, int] = {}
+    for position, entry in enumerate(entries):
+        name, version = entry.key
+        if entry.key in places:
+            raise InvalidDocument(
+                ("models", position, "version"), f"version: model {name!r} has version {version} twice"
+            )
+        places[entry.key] = position
+        if entry.status is not Status.PRODUCTION:
+            continue
+        if name in in_production:
+            other = entries[in_production[name]].version
+            raise InvalidDocument(
+                ("models", position, "status"),
+                f"status: model {name!r} has two versions in production, {other} and {version}",
+            )
+        in_production[name] = position
 
 
 def _read_all(document: Raw, key: str, read: Any) -> Iterator[Any]:

@@ -14,10 +14,10 @@ from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from videoai.registry.v1 import registry_pb2 as pb
 
-from registry_server.catalog import Key
 from registry_server.entry import MAX_TEXT, Entry, Status, TensorSpec, check_name, check_version
 from registry_server.errors import InvalidField
 from registry_server.rollout import MAX_ERROR, Progress, Replica, Report
+from registry_server.shelf import Key
 
 METADATA_PARTS = ("description", "metrics", "attributes")
 

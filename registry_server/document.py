@@ -8,13 +8,24 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from json.decoder import scanstring  # type: ignore[attr-defined]  # typeshed leaves it out
-from typing import Any
+from typing import Any, Protocol
 
 Raw = Mapping[str, Any]
 Where = tuple[str | int, ...]
 """Path to a value: keys and list positions from the top, for instance ("models", 3, "version")."""
+
+
+class Item(Protocol):
+    """A value of a document that knows its fingerprint."""
+
+    @property
+    def raw(self) -> Raw: ...
+
+    @property
+    def fingerprint(self) -> bytes: ...
 
 
 class MalformedText(ValueError):
@@ -28,6 +39,14 @@ class MalformedText(ValueError):
 
 def parse(data: bytes) -> dict[str, Any]:
     """Read a registry file. Raises MalformedText for anything that could not be written back without loss."""
+    document = read(data)
+    if not isinstance(document, dict):
+        raise MalformedText('expected an object with the key "models"', decode(data), 0)
+    return document
+
+
+def read(data: bytes) -> Any:
+    """Read any JSON, as strictly as a registry file. Raises MalformedText."""
     text = decode(data)
     try:
         document = json.loads(
@@ -45,8 +64,6 @@ def parse(data: bytes) -> dict[str, Any]:
         raise MalformedText(f"not valid JSON: {error}", text, max(text.rfind(error.token), 0)) from None
     except ValueError as error:  # an integer of thousands of digits
         raise MalformedText(f"not valid JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise MalformedText('expected an object with the key "models"', text, 0)
     return document
 
 
@@ -61,12 +78,50 @@ def decode(data: bytes) -> str:
 
 def dump(document: Raw) -> bytes:
     """Write a document as this project lays it out: two spaces of indent, UTF-8, one final newline."""
-    return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return _laid_out(document) + b"\n"
+
+
+class Layout:
+    """Writes documents as `dump` does, but each item of the lists only once for as long as it stays.
+
+    Of a large registry a change writes little that is new; laying out all of it again takes most of the time.
+    """
+
+    def __init__(self) -> None:
+        self._texts: dict[bytes, bytes] = {}
+
+    def dump(self, head: Raw, lists: Mapping[str, Sequence[Item]]) -> bytes:
+        """The document that `head` is with these lists in the places of its own."""
+        texts: dict[bytes, bytes] = {}
+        pieces: list[bytes] = []  # joined once, for they may be many megabytes
+        for key, value in head.items():
+            pieces += [b",\n  " if pieces else b"{\n  ", _laid_out(key), b": "]
+            pieces += self._list(lists[key], texts) if lists.get(key) else [_laid_out(value, "  ")]
+        self._texts = texts
+        return b"".join([*pieces, b"\n}\n"])
+
+    def _list(self, items: Sequence[Item], texts: dict[bytes, bytes]) -> list[bytes]:
+        """The pieces of a list. An item's text begins with the comma that parts it from the one before."""
+        known = self._texts
+        pieces = [known.get(item.fingerprint) or b",\n    " + _laid_out(item.raw, "    ") for item in items]
+        texts.update(zip([item.fingerprint for item in items], pieces, strict=True))
+        pieces[0] = pieces[0].removeprefix(b",")
+        return [b"[", *pieces, b"\n  ]"]
+
+
+def compact(value: object) -> str:
+    """A value of a document on one line, the same however it was laid out; key order counts."""
+    return _compact(value)
 
 
 def fingerprint(value: object) -> bytes:
-    """SHA-256 of a value of a document, the same however it is laid out; key order counts."""
-    return hashlib.sha256(_compact(value).encode()).digest()
+    """SHA-256 of a value of a document as `compact` writes it."""
+    return fingerprint_of(_compact(value))
+
+
+def fingerprint_of(text: str) -> bytes:
+    """The fingerprint of the value that `compact` writes like this."""
+    return hashlib.sha256(text.encode()).digest()
 
 
 def line_and_column(text: str, position: int) -> tuple[int, int]:
@@ -94,7 +149,15 @@ def same(left: object, right: object) -> bool:
     return isinstance(left, bool) == isinstance(right, bool) and left == right
 
 
-_compact = json.JSONEncoder(separators=(",", ":")).encode
+_compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
+
+def _laid_out(value: object, margin: str = "") -> bytes:
+    """Strings hold no line breaks as JSON writes them, so every one is of the layout."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return text.replace("\n", f"\n{margin}").encode()
+
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
@@ -131,8 +194,8 @@ class _Unacceptable(ValueError):
 def _unique_pairs(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = json.dumps(next(key for key in keys if keys.count(key) > 1), ensure_ascii=False)
+        counts = Counter(key for key, _ in pairs)
+        twice = json.dumps(next(key for key, count in counts.items() if count > 1), ensure_ascii=False)
         raise _Unacceptable(f"the key {twice} occurs twice in one object", twice)
     return result
 

@@ -20,7 +20,10 @@ MAX_TEXT = 128
 
 T = TypeVar("T")
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+NAME = r"[a-z0-9][a-z0-9._-]{0,127}"
+"""What a model may be called, as a regular expression."""
+
+_NAME = re.compile(NAME)
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)?", re.ASCII)
 
@@ -86,11 +89,16 @@ class InvalidEntry(Exception):
         super().__init__(reason)
         self.where, self.reason = where, reason
 
+    @property
+    def field(self) -> str:
+        """The value, as messages name it."""
+        return _spelt(self.where)
+
 
 def read_entry(raw: object) -> Entry:
     """Check an entry of the file and return the view of it. Raises InvalidEntry."""
     entry = _mapping(raw, (), "an object that describes one version")
-    _check_metadata(entry.get("metadata", {}))
+    check_metadata(entry.get("metadata", {}))
     return Entry(
         raw=entry,
         model_name=_required(entry, "model_name", check_name),
@@ -108,6 +116,20 @@ def read_entry(raw: object) -> Entry:
         request_id=_read_text(entry, "request_id"),
         fingerprint=fingerprint(entry),
     )
+
+
+def check_metadata(raw: object) -> Raw:
+    """The `metadata` of an entry or of a request. Raises InvalidEntry."""
+    metadata = _mapping(raw, ("metadata",), "an object")
+    if not isinstance(metadata.get("description", ""), str):
+        _refuse(("metadata", "description"), "a string", metadata["description"])
+    metrics = _mapping(metadata.get("metrics", {}), ("metadata", "metrics"), "an object of numbers")
+    for name, value in metrics.items():
+        if not is_number(value):
+            _refuse(("metadata", "metrics", name), "a number", value)
+    where = ("metadata", "attributes")
+    _check_numbers(_mapping(metadata.get("attributes", {}), where, "an object"), where)
+    return metadata
 
 
 # Checks that requests and the file share. They raise InvalidField.
@@ -228,18 +250,6 @@ def _read_spec(raw: object, where: Where) -> TensorSpec:
     return TensorSpec(name, datatype, tuple(shape))
 
 
-def _check_metadata(raw: object) -> None:
-    metadata = _mapping(raw, ("metadata",), "an object")
-    if not isinstance(metadata.get("description", ""), str):
-        _refuse(("metadata", "description"), "a string", metadata["description"])
-    metrics = _mapping(metadata.get("metrics", {}), ("metadata", "metrics"), "an object of numbers")
-    for name, value in metrics.items():
-        if not is_number(value):
-            _refuse(("metadata", "metrics", name), "a number", value)
-    where = ("metadata", "attributes")
-    _check_numbers(_mapping(metadata.get("attributes", {}), where, "an object"), where)
-
-
 def _check_numbers(value: object, where: Where) -> None:
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -267,5 +277,8 @@ def _required(raw: Raw, key: str, check: Callable[[object], T]) -> T:
 
 
 def _refuse(where: Where, expected: str, value: object) -> NoReturn:
-    name = ".".join(str(step) for step in where) or "entry"
-    raise InvalidEntry(where, str(InvalidField(name, expected, value)))
+    raise InvalidEntry(where, str(InvalidField(_spelt(where), expected, value)))
+
+
+def _spelt(where: Where) -> str:
+    return ".".join(str(step) for step in where) or "entry"

@@ -80,6 +80,7 @@ class ArtifactMissing(NotFound):
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"path: no file to register at {path!r}: {reason}")
+        self.field = "path"
 
 
 class AlreadyRegistered(RegistryError):

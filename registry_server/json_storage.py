@@ -20,7 +20,7 @@ from time import monotonic, time_ns
 import structlog
 from filelock import FileLock, Timeout
 
-from registry_server import document, lineage
+from registry_server import collector, document, lineage
 from registry_server.catalog import Catalog, InvalidDocument
 from registry_server.errors import ChangedMeanwhile, CommitUncertain, RegistryFileInvalid, StorageUnavailable
 from registry_server.files import Files
@@ -66,6 +66,7 @@ class JsonFileStorage:
             f"{path}.lock", poll_interval=LOCK_POLL_SECONDS, thread_local=True, fallback_to_soft=False
         )
         self._seen: _Seen | None = None
+        self._layout = document.Layout()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -98,7 +99,7 @@ class JsonFileStorage:
         before = self._load_anew()
         after = step(before)
         if after is not before:
-            data = document.dump(after.document)
+            data = self._layout.dump(after.head, {"models": after.entries, "history": after.history})
             self._replace(data)
             self._seen = _Seen(data, after, durable=True)
         else:
@@ -155,8 +156,9 @@ class JsonFileStorage:
 
     def _parse(self, data: bytes) -> Catalog:
         try:
-            catalog = Catalog.read(document.parse(data))
-            lineage.read_stamp(catalog)
+            with collector.paused():
+                catalog = Catalog.read(document.parse(data))
+                lineage.read_stamp(catalog)
         except document.MalformedText as error:
             raise RegistryFileInvalid(str(self._path), error.line, error.column, error.reason) from None
         except InvalidDocument as error:

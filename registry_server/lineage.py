@@ -112,7 +112,7 @@ def _edited(state: State, source: Catalog, revision: int, now: datetime) -> Stat
 
 def _unrecorded(old: Catalog, new: Catalog, revision: int, now: datetime) -> Iterator[history.Activation]:
     newest = history.newest(new.history)
-    for name in sorted({*old.in_production, *new.in_production}):
+    for name in sorted(old.in_production.differences(new.in_production)):
         before, after = (
             entry.version if entry else 0 for entry in (old.in_production.get(name), new.in_production.get(name))
         )

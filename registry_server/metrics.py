@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter as Count
-from operator import attrgetter
-
 from prometheus_client import Counter, Gauge
 
 from registry_server.entry import Status
@@ -18,12 +15,9 @@ CHANGES = Counter(
     "videoai_registry_changes", "Changes asked for, by outcome: done, nothing, refused, failed.", ["outcome"]
 )
 
-STATUS = attrgetter("status")
-
 
 def show(state: State) -> None:
     """Set the gauges that describe the registry's content."""
     REVISION.set(state.revision)
-    counts = Count(map(STATUS, state.catalog.entries))
     for status in Status:
-        MODELS.labels(status.value).set(counts[status])
+        MODELS.labels(status.value).set(state.catalog.counts.get(status, 0))

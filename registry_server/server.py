@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import ModuleType
 
 import grpc
 import structlog
@@ -28,8 +29,13 @@ log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
-async def registry_server(settings: Settings, server: grpc.aio.Server, health: Health) -> AsyncIterator[None]:
-    """Serve the registry of `settings.root` until left. Raises StartupError where it cannot be read."""
+async def registry_server(
+    settings: Settings, server: grpc.aio.Server, health: Health
+) -> AsyncIterator[Mapping[str, str]]:
+    """Serve the registry of `settings.root` until left; yields the addresses of doors beside gRPC.
+
+    Raises StartupError where the registry cannot be read or a door cannot be opened.
+    """
     folder = settings.root / MODELS_FOLDER
     try:
         folder.mkdir(exist_ok=True)
@@ -52,9 +58,22 @@ async def registry_server(settings: Settings, server: grpc.aio.Server, health: H
         transfers = await stack.enter_async_context(open_transfers(registry, artifacts, staging, limits))
         service = RegistryService(registry, hub, Rollouts(), transfers)
         registry_pb2_grpc.add_ModelRegistryServiceServicer_to_server(service, server)
+        doors = {}
+        if settings.rest is not None:
+            door = _rest().serving(registry, settings.rest, health, settings.grace_seconds)
+            doors["rest"] = await stack.enter_async_context(door)
         health.set(serving=True)
         log.info("registry loaded", file=str(location.path), versions=len(registry.catalog.entries))
-        yield
+        yield doors
+
+
+def _rest() -> ModuleType:
+    """The package that serves HTTP, which stands on packages of its own. Raises StartupError."""
+    try:
+        from registry_server import rest
+    except ImportError as error:
+        raise StartupError(f"--rest needs more packages: pip install 'videoai[rest]' ({error})") from error
+    return rest
 
 
 async def _close_when_draining(hub: WatchHub, health: Health) -> None:

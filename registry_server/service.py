@@ -152,7 +152,7 @@ class RegistryService(registry_pb2_grpc.ModelRegistryServiceServicer):
     async def GetRollout(self, request: pb.GetRolloutRequest, context: Context) -> pb.GetRolloutResponse:
         name = check_name(request.model_name)
         state = self._registry.state
-        if name not in state.catalog.names:
+        if not state.catalog.knows(name):
             raise errors.ModelNotFound(name)
         present = state.catalog.in_production.get(name)
         return pb.GetRolloutResponse(

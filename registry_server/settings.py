@@ -11,7 +11,7 @@ import click
 
 from registry_server import locations
 from registry_server.locations import Location
-from server_kit.options import serve_options
+from server_kit.options import DEFAULT_GRACE_SECONDS, check_address, serve_options
 
 PREFIX = "VIDEOAI_REGISTRY"
 DEFAULT_LISTEN = "127.0.0.1:50051"
@@ -34,6 +34,8 @@ class Settings:
     heartbeat_seconds: float = DEFAULT_HEARTBEAT_SECONDS
     max_upload_bytes: int = DEFAULT_MAX_UPLOAD_BYTES
     max_uploads: int = DEFAULT_MAX_UPLOADS
+    rest: str | None = None
+    grace_seconds: float = DEFAULT_GRACE_SECONDS
 
 
 class StorageUrl(click.ParamType[Location]):
@@ -74,6 +76,15 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             "file:PATH or sqlite:PATH is relative to --root.",
         ),
         serve_options(PREFIX, DEFAULT_LISTEN),
+        click.option(
+            "--rest",
+            metavar="ADDR",
+            envvar=f"{PREFIX}_REST",
+            show_envvar=True,
+            callback=check_address,
+            help="Address to answer HTTP on as well: host:port or unix:path; port 0 takes a free one; none by default. "
+            "Needs the extra videoai[rest].",
+        ),
         click.option(
             "--lock-timeout",
             metavar="SECONDS",

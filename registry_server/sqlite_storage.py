@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
-from registry_server import sqlite_tables
+from registry_server import collector, sqlite_tables
 from registry_server.catalog import Catalog
 from registry_server.errors import CommitUncertain, RegistryFileInvalid, StorageUnavailable
 from registry_server.sqlite_tables import APPLICATION_ID, EMPTY, FORMAT, SCHEMA, Content, InvalidRow
@@ -91,7 +91,8 @@ class SqliteStorage:
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version != self._version:
             if self._has_tables(connection):
-                self._seen = sqlite_tables.read(connection, self._seen)
+                with collector.paused():
+                    self._seen = sqlite_tables.read(connection, self._seen)
             elif self._seen is not EMPTY:
                 raise self._invalid("the tables are gone; put the database back to go on")
             self._version = version

@@ -1,21 +1,21 @@
 """The catalog as rows: one for the top-level keys, one for each entry, one for each record of the history.
 
-A row holds its object as JSON text, so every key survives, known or not, in its order. What is read from rows remembers
-their texts; so reading again parses, and writing again touches, only the rows that differ.
+A row holds its object as JSON text, so every key survives, known or not, in its order. What is read from a row knows
+the fingerprint of its text; so reading again parses, and writing again touches, only the rows that differ.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from registry_server import document, lineage
 from registry_server.catalog import STAMP, Catalog, InvalidDocument
 from registry_server.entry import Entry, InvalidEntry, read_entry
 from registry_server.history import Activation, read_activation
+from registry_server.sorted_map import SortedMap
 
 APPLICATION_ID = 0x56414952
 FORMAT = 1
@@ -43,37 +43,23 @@ class InvalidRow(Exception):  # noqa: N818 - says what happened
     """A row cannot be read; the text says which and why."""
 
 
-class _Stored(Protocol):
-    @property
-    def raw(self) -> document.Raw: ...
-
-
-T = TypeVar("T", bound=_Stored)
-
-
-@dataclass(frozen=True, slots=True)
-class Row(Generic[T]):
-    """What a row holds, as text and as it was read."""
-
-    text: str
-    value: T
-
-
-Rows = Mapping[int, Row[T]]
-"""The rows of a table, in the order of their positions."""
+T = TypeVar("T", bound=document.Item)
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A catalog and the rows that hold it."""
+    """A catalog and the rows that hold it: an entry's position is its place in the catalog."""
 
     head: str
-    models: Rows[Entry]
-    history: Rows[Activation]
+    history: Mapping[int, Activation]
     catalog: Catalog
 
+    @property
+    def entries(self) -> SortedMap[int, Entry]:
+        return self.catalog.shelf.places
 
-EMPTY = Content("", {}, {}, Catalog.empty())
+
+EMPTY = Content("", {}, Catalog.empty())
 
 
 def read(connection: sqlite3.Connection, known: Content) -> Content:
@@ -81,92 +67,73 @@ def read(connection: sqlite3.Connection, known: Content) -> Content:
     heads = [text for (text,) in connection.execute("SELECT object FROM head")]
     if len(heads) != 1:
         raise InvalidRow(f"table head: expected one row, found {len(heads)}")
-    models = _read(connection, "models", known.models, read_entry)
+    entries = _read(connection, "models", known.entries, read_entry)
     history = _read(connection, "history", known.history, read_activation)
-    if heads[0] == known.head and models is known.models and history is known.history:
+    if heads[0] == known.head and entries is known.entries and history is known.history:
         return known
     head = _parse("head", 1, heads[0])
     try:
-        catalog = Catalog.assemble(
-            head,
-            tuple([row.value for row in models.values()]),
-            tuple([row.value for row in history.values()]),
-        )
+        catalog = Catalog.assemble(head, entries.items(), tuple(history.values()))
         lineage.read_stamp(catalog)
     except InvalidDocument as error:
         table = "head" if error.where[0] == STAMP else error.where[0]
         raise InvalidRow(f"table {table}: {error.reason}") from None
-    return Content(heads[0], models, history, catalog)
+    return Content(heads[0], history, catalog)
 
 
 def write(connection: sqlite3.Connection, known: Content, catalog: Catalog) -> Content:
     """Replace `known`, which is stored now, by a catalog; rows of what is the same object as before are left alone."""
-    head = _text(catalog.head)
-    if head != known.head:
-        connection.execute("INSERT OR REPLACE INTO head VALUES (1, ?)", (head,))
-    models = _write(connection, "models", known.models, catalog.entries, lambda entry: entry.key)
-    history = _write(connection, "history", known.history, catalog.history, id)
-    return Content(head, models, history, catalog)
+    content = Content(document.compact(catalog.head), _placed(known.history, catalog.history), catalog)
+    if content.head != known.head:
+        connection.execute("INSERT OR REPLACE INTO head VALUES (1, ?)", (content.head,))
+    _write(connection, "models", known.entries, content.entries, known.entries.differences(content.entries))
+    both = known.history.keys() | content.history.keys()
+    changed = {position for position in both if known.history.get(position) is not content.history.get(position)}
+    _write(connection, "history", known.history, content.history, changed)
+    return content
 
 
-def _read(connection: sqlite3.Connection, table: str, known: Rows[T], check: Callable[[object], T]) -> Rows[T]:
-    rows: dict[int, Row[T]] = {}
+def _read(
+    connection: sqlite3.Connection, table: str, known: Mapping[int, T], check: Callable[[object], T]
+) -> Mapping[int, T]:
+    """What a table holds, by position; `known` itself if that is the same."""
+    found: dict[int, T] = {}
     same = True
     for position, text in connection.execute(f"SELECT position, object FROM {table} ORDER BY position"):  # noqa: S608
-        row = known.get(position)
-        if row is None or row.text != text:
+        value = known.get(position)
+        if value is None or not isinstance(text, str) or document.fingerprint_of(text) != value.fingerprint:
             same = False
-            try:
-                row = Row(text, check(_parse(table, position, text)))
-            except InvalidEntry as error:
-                raise InvalidRow(f"table {table}, position {position}: {error.reason}") from None
-        rows[position] = row
-    return known if same and len(rows) == len(known) else rows
+            value = _checked(table, position, text, check)
+        found[position] = value
+    return known if same and len(found) == len(known) else found
 
 
 def _write(
-    connection: sqlite3.Connection, table: str, known: Rows[T], values: Sequence[T], key: Callable[[T], Hashable]
-) -> Rows[T]:
-    rows = _in_place(known, values, key)
-    if rows is None:
-        rows = _placed_anew(known, values, key)
-    new = [(position, row.text) for position, row in rows.items() if known.get(position) is not row]
+    connection: sqlite3.Connection, table: str, known: Mapping[int, T], wanted: Mapping[int, T], changed: set[int]
+) -> None:
     # Whatever is in the way goes first: no row meets one that it replaces in a unique index.
-    gone = {*(known.keys() - rows.keys()), *(position for position, _ in new if position in known)}
-    connection.executemany(f"DELETE FROM {table} WHERE position = ?", [(position,) for position in gone])  # noqa: S608
+    gone = [(position,) for position in sorted(changed) if position in known]
+    new = [(position, document.compact(wanted[position].raw)) for position in sorted(changed) if position in wanted]
+    connection.executemany(f"DELETE FROM {table} WHERE position = ?", gone)  # noqa: S608
     connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", new)  # noqa: S608
-    return rows
 
 
-def _in_place(known: Rows[T], values: Sequence[T], key: Callable[[T], Hashable]) -> Rows[T] | None:
-    """The usual case, told quickly: some values are others of the same key, or come at the end. Else None."""
-    if len(values) < len(known):
-        return None
-    rows = dict(known)
-    for (position, row), value in zip(known.items(), values, strict=False):
-        if row.value is not value:
-            if key(row.value) != key(value):
-                return None
-            rows[position] = Row(_text(value.raw), value)
-    for position, value in enumerate(values[len(known) :], max(known, default=0) + 1):
-        rows[position] = Row(_text(value.raw), value)
-    return rows
-
-
-def _placed_anew(known: Rows[T], values: Sequence[T], key: Callable[[T], Hashable]) -> Rows[T]:
-    """Each value in the row that it has, or in one at the end if it is new or has moved."""
-    places = {key(row.value): position for position, row in known.items()}
-    rows: dict[int, Row[T]] = {}
+def _placed(known: Mapping[int, Activation], history: Sequence[Activation]) -> Mapping[int, Activation]:
+    """Each record in the position that it has, or in one at the end if it is new or has moved."""
+    positions = {id(record): position for position, record in known.items()}
+    placed: dict[int, Activation] = {}
     last, end = 0, max(known, default=0)
-    for value in values:
-        last = place if (place := places.get(key(value), 0)) > last else max(last, end) + 1
-        row = known.get(last)
-        rows[last] = row if row is not None and row.value is value else Row(_text(value.raw), value)
-    return rows
+    for record in history:
+        last = there if (there := positions.get(id(record), 0)) > last else max(last, end) + 1
+        placed[last] = record
+    return placed
 
 
-def _text(raw: document.Raw) -> str:
-    return json.dumps(raw, ensure_ascii=False, allow_nan=False)
+def _checked(table: str, position: int, text: object, check: Callable[[object], T]) -> T:
+    try:
+        return check(_parse(table, position, text))
+    except InvalidEntry as error:
+        raise InvalidRow(f"table {table}, position {position}: {error.reason}") from None
 
 
 def _parse(table: str, position: int, text: object) -> dict[str, Any]:

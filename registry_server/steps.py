@@ -160,7 +160,7 @@ def rollback(catalog: Catalog, model_name: str, artifacts: Artifacts, moment: Mo
 
 def rollback_target(catalog: Catalog, model_name: str) -> int:
     """The version that a rollback would activate. Raises ModelNotFound or NothingToRollBack."""
-    if model_name not in catalog.names:
+    if not catalog.knows(model_name):
         raise ModelNotFound(model_name)
     present = catalog.in_production.get(model_name)
     version = history.before(catalog.history, model_name, present.version if present else 0)

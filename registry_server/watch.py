@@ -218,7 +218,7 @@ def _log(names: frozenset[str], old: State, new: State) -> None:
 def _changed(old: State, new: State) -> Iterator[str]:
     """Names whose entry in production differs."""
     before, after = old.catalog.in_production, new.catalog.in_production
-    for name in before.keys() | after.keys():
+    for name in before.differences(after):
         left, right = before.get(name), after.get(name)
-        if left is not right and (left is None or right is None or not same(left.raw, right.raw)):
+        if left is None or right is None or not same(left.raw, right.raw):
             yield name

@@ -25,7 +25,8 @@ log = structlog.get_logger(__name__)
 
 HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
-Setup = Callable[[grpc.aio.Server, Health], AbstractAsyncContextManager[None]]
+Setup = Callable[[grpc.aio.Server, Health], AbstractAsyncContextManager[Mapping[str, str] | None]]
+"""What it yields names the other doors that it has opened, and their addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +71,15 @@ async def _serve(
     add_reflection(server, (*services, HEALTH_SERVICE))
     async with AsyncExitStack() as stack:
         metrics_address = stack.enter_context(metrics.endpoint(options.metrics))
-        await stack.enter_async_context(setup(server, health))
+        doors = await stack.enter_async_context(setup(server, health)) or {}
         addresses = [_bind(server, text) for text in options.listen]
         await server.start()
         stack.push_async_callback(server.stop, 0)
         for address in addresses:
             print(f"listening on {address}", flush=True)  # noqa: T201 - the promised first line of standard output
-        log.info("started", listen=addresses, metrics=metrics_address)
+        for name, address in doors.items():
+            print(f"{name} listening on {address}", flush=True)  # noqa: T201 - promised as well
+        log.info("started", listen=addresses, metrics=metrics_address, **doors)
         await _first(stopped, health.failed)
         log.info("draining", grace_seconds=options.grace_seconds)
         health.drain()

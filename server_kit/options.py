@@ -12,6 +12,8 @@ from server_kit.addresses import parse_address
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+DEFAULT_GRACE_SECONDS = 30.0
+
 
 def check_address(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     """A click callback: refuse what is not an address, whether given once, several times or not at all."""
@@ -48,7 +50,7 @@ def serve_options(prefix: str, default_listen: str) -> Callable[[F], F]:
         click.option(
             "--grace-seconds",
             type=click.FloatRange(min=0),
-            default=30.0,
+            default=DEFAULT_GRACE_SECONDS,
             show_default=True,
             envvar=f"{prefix}_GRACE_SECONDS",
             show_envvar=True,

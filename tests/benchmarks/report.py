@@ -42,7 +42,11 @@ def machine() -> str:
 
 def compare(what: str, measured: Callable[[], float], against: str, reference: Callable[[], float], unit: str) -> Row:
     """Run both in turn, ROUNDS times after one round to warm up, and take medians."""
-    pairs = [(measured(), reference()) for _ in range(ROUNDS + 1)][1:]
+    return in_pairs(what, against, unit, [(measured(), reference()) for _ in range(ROUNDS + 1)][1:])
+
+
+def in_pairs(what: str, against: str, unit: str, pairs: Sequence[tuple[float, float]]) -> Row:
+    """A row of what was measured elsewhere: (measured, reference), round by round."""
     return Row(
         what,
         against,
@@ -60,12 +64,15 @@ def rate(work: Callable[[], int]) -> float:
 
 
 def report(name: str, rows: Sequence[Row], notes: Mapping[str, object] | None = None) -> None:
-    """Print the table and save it as build/bench/<name>.json."""
+    """Print the table and the notes, and save both as build/bench/<name>.json."""
     table = Table("what", "against", "unit", "measured", "reference", "ratio", title=f"{name} on {machine()}")
     for row in rows:
         figures = (f"{row.measured:.1f}", f"{row.reference:.1f}", f"{row.ratio:.2f}")
         table.add_row(row.what, row.against, row.unit, *figures)
-    Console(width=140).print(table)
+    console = Console(width=140)
+    console.print(table)
+    for name, value in (notes or {}).items():
+        console.print(f"{name}: {json.dumps(value)}")
     FOLDER.mkdir(parents=True, exist_ok=True)
     content = {"machine": machine(), "rounds": ROUNDS, "rows": [asdict(row) for row in rows], **(notes or {})}
     (FOLDER / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")

@@ -17,10 +17,9 @@ from videoai import cli, errors
 from videoai.registry.v1 import registry_pb2 as pb
 
 from registry_server.artifacts import ArtifactFolder
-from tests.registry_server.conftest import Root
+from tests.registry_server.conftest import Root, Server
 from tests.registry_server.conftest import root as root  # a fixture
-from tests.registry_server.test_process import Server
-from tests.registry_server.test_process import start as start  # a fixture
+from tests.registry_server.conftest import start as start  # a fixture
 from tests.registry_server.test_transfers import padded
 
 Start = Callable[..., Server]

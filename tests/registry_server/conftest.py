@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +150,7 @@ class Client:
     stub: registry_pb2_grpc.ModelRegistryServiceAsyncStub
     health: Health
     address: str
+    doors: Mapping[str, str]
 
     async def register(self, name: str, version: int, path: str, **rest: Any) -> pb.RegisterModelResponse:
         request = pb.RegisterModelRequest(model_name=name, version=version, path=path, **rest)
@@ -167,12 +172,12 @@ async def serve(root: Root, **settings: Any) -> AsyncIterator[Client]:
     """The whole registry server, but for its process: real socket, real file."""
     health = Health([SERVICE])
     server = grpc.aio.server(interceptors=[ErrorInterceptor(ERROR_CODES)])
-    async with registry_server(Settings(root.path, **settings), server, health):
+    async with registry_server(Settings(root.path, **settings), server, health) as doors:
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
         try:
             async with grpc.aio.insecure_channel(address) as channel:
-                yield Client(registry_pb2_grpc.ModelRegistryServiceStub(channel), health, address)
+                yield Client(registry_pb2_grpc.ModelRegistryServiceStub(channel), health, address, doors)
         finally:
             health.drain()
             await server.stop(5)
@@ -204,3 +209,47 @@ def fails() -> Fails:
         return caught.value.details() or ""
 
     return check
+
+
+class Server:
+    """A running registry process."""
+
+    def __init__(self, root: Path, log: Path, *flags: str) -> None:
+        with log.open("ab") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "registry_server", "--root", str(root), "--listen", "127.0.0.1:0", *flags],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={name: value for name, value in os.environ.items() if not name.startswith("VIDEOAI_")},
+            )
+        assert self.process.stdout
+        line = self.process.stdout.readline().strip()
+        assert line.startswith("listening on "), log.read_text()
+        self.address = line.removeprefix("listening on ")
+        self.rest = ""
+        if "--rest" in flags:
+            self.rest = self.process.stdout.readline().strip().removeprefix("rest listening on ")
+
+    def stub(self) -> Any:
+        return registry_pb2_grpc.ModelRegistryServiceStub(grpc.insecure_channel(self.address))
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def start(root: Any, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def run(*flags: str) -> Server:
+        servers.append(Server(root.path, tmp_path / "log", *flags))
+        return servers[-1]
+
+    yield run
+    for server in servers:
+        server.process.kill()
+        server.process.wait()
+        assert server.process.stdout
+        server.process.stdout.close()

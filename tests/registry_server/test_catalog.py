@@ -114,6 +114,18 @@ def test_unknown_keys_and_key_order_survive_every_step(written: dict[str, Any]) 
         }
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(documents(), min_size=1, max_size=3))
+def test_what_is_laid_out_in_pieces_is_laid_out_as_a_whole(several: list[dict[str, Any]]) -> None:
+    layout = document.Layout()
+    for one in several:
+        first = Catalog.read(one).with_rest("empty", [])
+        for now in (first, steps.activate(first, "m", 2, Found(), moment()).catalog, first.without("m", 2)):
+            laid_out = layout.dump(now.head, {"models": now.entries, "history": now.history})
+            assert laid_out == document.dump(now.document)
+            assert laid_out.decode() == json.dumps(now.document, indent=2, ensure_ascii=False) + "\n"
+
+
 @settings(deadline=None)
 @given(
     st.lists(
@@ -140,6 +152,7 @@ def test_no_sequence_of_steps_breaks_the_rules(actions: list[tuple[str, int]]) -
         again = Catalog.read(document.parse(document.dump(now.document)))
         assert again.document == now.document
         assert again.in_production.keys() == now.in_production.keys()
+        assert again.content_digest == now.content_digest
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -62,3 +64,28 @@ def test_a_byte_order_mark_is_accepted() -> None:
 def test_a_value_is_located(where: document.Where, place: tuple[int, int]) -> None:
     text = '{\n  "models": [\n    {"a": {"b": [1, 2]}, "c": "x\\"}"},\n    {"b c": 1}\n  ]\n, "x": [[1, 2]]}'
     assert document.locate(text, where) == place
+
+
+@dataclass(frozen=True)
+class Item:
+    raw: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> bytes:
+        return document.fingerprint(self.raw)
+
+
+def test_what_stays_is_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    laid_out: list[object] = []
+    lay_out = document._laid_out
+    monkeypatch.setattr(document, "_laid_out", lambda value, *rest: laid_out.append(value) or lay_out(value, *rest))
+    layout, items = document.Layout(), [Item({"number": number}) for number in range(10)]
+    layout.dump({"models": []}, {"models": items})
+    laid_out.clear()
+    items[3:5] = [Item({"number": "other"})]
+    text = layout.dump({"models": []}, {"models": items})
+    assert [value for value in laid_out if value != "models"] == [{"number": "other"}]
+    assert json.loads(text) == {"models": [item.raw for item in items]}
+    laid_out.clear()
+    layout.dump({"models": []}, {"models": [Item({"number": 4})]})
+    assert {"number": 4} in laid_out, "what has gone is forgotten"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,53 +16,11 @@ import pytest
 from click.testing import CliRunner
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from videoai.registry.v1 import registry_pb2 as pb
-from videoai.registry.v1 import registry_pb2_grpc
 
 from registry_server.__main__ import main
 from registry_server.service import SERVICE
 
 COMMAND = (sys.executable, "-m", "registry_server")
-
-
-class Server:
-    """A running registry process."""
-
-    def __init__(self, root: Path, log: Path, *flags: str) -> None:
-        with log.open("ab") as errors:
-            self.process = subprocess.Popen(
-                [*COMMAND, "--root", str(root), "--listen", "127.0.0.1:0", *flags],
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env={name: value for name, value in os.environ.items() if not name.startswith("VIDEOAI_")},
-            )
-        assert self.process.stdout
-        line = self.process.stdout.readline().strip()
-        assert line.startswith("listening on "), log.read_text()
-        self.address = line.removeprefix("listening on ")
-
-    def stub(self) -> Any:
-        return registry_pb2_grpc.ModelRegistryServiceStub(grpc.insecure_channel(self.address))
-
-    def end(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(60)
-
-
-@pytest.fixture
-def start(root: Any, tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
-
-    def run(*flags: str) -> Server:
-        servers.append(Server(root.path, tmp_path / "log", *flags))
-        return servers[-1]
-
-    yield run
-    for server in servers:
-        server.process.kill()
-        server.process.wait()
-        assert server.process.stdout
-        server.process.stdout.close()
 
 
 def register(stub: Any, root: Any, version: int) -> None:
@@ -75,7 +32,7 @@ STORAGES = pytest.mark.parametrize("storage", ["file:models/registry.json", "sql
 
 
 @STORAGES
-def test_what_was_acknowledged_survives_sigkill(root: Any, start: Callable[..., Server], storage: str) -> None:
+def test_what_was_acknowledged_survives_sigkill(root: Any, start: Callable[..., Any], storage: str) -> None:
     server = start("--storage", storage)
     for version in (1, 2):
         stub = server.stub()
@@ -89,7 +46,7 @@ def test_what_was_acknowledged_survives_sigkill(root: Any, start: Callable[..., 
         assert len(again.ListModels(pb.ListModelsRequest()).models) == version
 
 
-def test_sigterm_ends_it_with_watchers_connected(start: Callable[..., Server]) -> None:
+def test_sigterm_ends_it_with_watchers_connected(start: Callable[..., Any]) -> None:
     server = start("--grace-seconds", "60")
     watch = server.stub().WatchProduction(pb.WatchProductionRequest())
     assert next(watch).WhichOneof("event") == "synced"
@@ -97,7 +54,7 @@ def test_sigterm_ends_it_with_watchers_connected(start: Callable[..., Server]) -
     assert list(watch) == []
 
 
-def test_health_and_metrics_are_served(root: Any, start: Callable[..., Server], tmp_path: Path) -> None:
+def test_health_and_metrics_are_served(root: Any, start: Callable[..., Any], tmp_path: Path) -> None:
     server = start("--metrics", "127.0.0.1:0", "--log-format", "json")
     stub = server.stub()
     register(stub, root, 1)
@@ -115,7 +72,7 @@ def test_health_and_metrics_are_served(root: Any, start: Callable[..., Server], 
 
 
 @STORAGES
-def test_two_servers_over_one_folder_follow_each_other(root: Any, start: Callable[..., Server], storage: str) -> None:
+def test_two_servers_over_one_folder_follow_each_other(root: Any, start: Callable[..., Any], storage: str) -> None:
     one, two = start("--storage", storage).stub(), start("--storage", storage).stub()
     watch = two.WatchProduction(pb.WatchProductionRequest(model_names=["m"]))
     assert next(watch).WhichOneof("event") == "cleared"
@@ -149,6 +106,8 @@ def test_it_does_not_start_over_a_file_that_it_cannot_read(root: Any, text: str,
     [
         (["--root", "/nonexistent"], {}, "--root"),
         (["--listen", "nowhere"], {}, "--listen"),
+        (["--rest", "nowhere"], {}, "--rest"),
+        ([], {"VIDEOAI_REGISTRY_REST": "nowhere"}, "--rest"),
         (["--storage", "registry.db"], {}, "--storage"),
         ([], {"VIDEOAI_REGISTRY_STORAGE": "mysql://db"}, "--storage"),
         (["serve"], {}, "No such command"),

@@ -37,6 +37,8 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "videoai.registry.v1": (*WIRE, *SERVERS, *WATCHER),
     "videoai.inference.v1": (*WIRE, *SERVERS),
     "fastapi": ("registry_server.rest",),
+    "starlette": ("registry_server.rest",),
+    "pydantic": ("registry_server.rest",),
     "uvicorn": ("registry_server.rest",),
     "click": (
         *(
@@ -76,8 +78,8 @@ APART: Mapping[str, tuple[str, ...]] = {
 # The domain, and the only packages beyond the standard library that it stands on.
 PURE: Mapping[str, tuple[str, ...]] = {"registry_server.catalog": (), "inference_server.detection": ("numpy",)}
 THIRD_PARTY = ("grpc", "google", "av", "onnx", "onnxruntime", "filelock", "sqlite3", "watchfiles", "structlog", "click",
-               "numpy", "prometheus_client", "fastapi", "uvicorn", "rich", "videoai", "server_kit",
-               "os.environ")  # fmt: skip
+               "numpy", "prometheus_client", "fastapi", "starlette", "pydantic", "uvicorn", "rich", "videoai",
+               "server_kit", "os.environ")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +132,8 @@ def test_modules_that_are_held_apart_exist(house: dict[str, set[str]]) -> None:
 # Which packages each program runs without: those of the other extras.
 FOREIGN: Mapping[str, tuple[str, ...]] = {
     "videoai.cli": ("av", "numpy", "PIL", "onnx", "onnxruntime", "filelock", "watchfiles", "structlog", "grpc_health"),
-    "registry_server.__main__": ("av", "PIL", "onnxruntime", "fastapi", "uvicorn"),
-    "inference_server.__main__": ("PIL", "filelock", "watchfiles", "fastapi", "uvicorn"),
+    "registry_server.__main__": ("av", "PIL", "onnxruntime", "fastapi", "starlette", "pydantic", "uvicorn"),
+    "inference_server.__main__": ("PIL", "filelock", "watchfiles", "fastapi", "pydantic", "uvicorn"),
 }
 
 

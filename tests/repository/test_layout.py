@@ -21,7 +21,7 @@ HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
 HOME = re.compile(r"(?<![\w.])/(root|home/\w+|Users/\w+)/")
 
 # Which extras each file pins, besides the base.
-PINNED = {"client": [], "registry": ["registry"], "inference": ["inference"], "dev": ["dev"]}
+PINNED = {"client": [], "registry": ["registry", "rest"], "inference": ["inference"], "dev": ["dev"]}
 
 
 def requirements(extras: list[str]) -> Iterator[Requirement]:

@@ -52,7 +52,8 @@ def test_the_picture_lies_inside_and_its_corners_come_back(source, size, resize)
     placement = place(Layout(*size, resize), *source)
     right, bottom = placement.left + placement.width, placement.top + placement.height
     for start, end, side in ((placement.left, right, size[0]), (placement.top, bottom, size[1])):
-        inside, covering = 0 <= start and end <= side, start <= 0 and end >= side
+        inside = start >= 0 and end <= side
+        covering = start <= 0 and end >= side
         assert covering if resize is Resize.CENTER_CROP else inside
     corners = placement.to_source(np.array([[placement.left, placement.top, right, bottom]], np.float32))
     np.testing.assert_allclose(corners, [[0, 0, *source]], rtol=1e-6, atol=1e-3)
