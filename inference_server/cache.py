@@ -214,7 +214,8 @@ class _Entry:
 def _remove_unused(path: Path) -> bool:
     """Remove a file unless somebody has it locked; say whether it is gone."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+        # For writing, though nothing is: without, NFS gives no exclusive lock.
+        descriptor = os.open(path, os.O_RDWR | _FLAGS)
     except FileNotFoundError:
         return True
     try:
