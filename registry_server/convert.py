@@ -54,6 +54,8 @@ def to_model(entry: Entry) -> pb.Model:
         size_bytes=entry.size_bytes,
         inputs=[_to_spec(spec) for spec in entry.inputs],
         outputs=[_to_spec(spec) for spec in entry.outputs],
+        weights_files=entry.weights_files,
+        opset=entry.opset,
     )
 
 

@@ -154,7 +154,7 @@ class Registry:
     async def _evidence_for(self, entry: Entry | None) -> Evidence:
         evidence = Evidence(self._artifacts)
         if entry is not None and entry.status is Status.STAGING:
-            await asyncio.to_thread(evidence.gather, entry.path, whole=not entry.sha256)
+            await asyncio.to_thread(evidence.gather, entry.path, entry.weights_files, whole=not entry.sha256)
         return evidence
 
     async def _change(self, apply: Apply) -> Result:

@@ -31,7 +31,7 @@ from registry_server.errors import (
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """SHA-256 (64 lower-case hexadecimal digits) and size in bytes of a file."""
+    """SHA-256 (64 lower-case hexadecimal digits) and size in bytes of a model, all its files together."""
 
     sha256: str
     size_bytes: int
@@ -44,13 +44,15 @@ class Artifact:
     digest: Digest
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    opset: int = 0
+    weights_files: tuple[str, ...] = ()
 
 
 class Artifacts(Protocol):
     """The model files, by the path that entries use."""
 
-    def digest(self, path: str) -> Digest:
-        """Raises InvalidField or ArtifactMissing."""
+    def digest(self, path: str, weights_files: tuple[str, ...] = ()) -> Digest:
+        """Of the model file and the files with weights in its folder. Raises InvalidField or ArtifactMissing."""
 
     def inspect(self, path: str) -> Artifact:
         """Raises InvalidField, ArtifactMissing or NotAModel."""
@@ -241,7 +243,7 @@ def _promoted(entry: Entry, artifacts: Artifacts, moment: Moment) -> Entry:
     try:
         if not entry.sha256:
             return _changed(entry, **news, **_described(artifacts.inspect(entry.path)))
-        found = artifacts.digest(entry.path)
+        found = artifacts.digest(entry.path, entry.weights_files)
     except RegistryError as error:
         raise ArtifactUnusable(entry.model_name, entry.version, str(error)) from error
     if entry.size_bytes and found.size_bytes != entry.size_bytes:
@@ -252,12 +254,16 @@ def _promoted(entry: Entry, artifacts: Artifacts, moment: Moment) -> Entry:
 
 
 def _described(artifact: Artifact) -> dict[str, Any]:
-    return {
+    described: dict[str, Any] = {
         "sha256": artifact.digest.sha256,
         "size_bytes": artifact.digest.size_bytes,
         "inputs": [spec.as_raw() for spec in artifact.inputs],
         "outputs": [spec.as_raw() for spec in artifact.outputs],
+        "opset": artifact.opset,
     }
+    if artifact.weights_files:
+        described["weights_files"] = list(artifact.weights_files)
+    return described
 
 
 def _changed(entry: Entry, **news: Any) -> Entry:

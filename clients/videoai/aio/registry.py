@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from videoai import requests
+from videoai.aio import transfer
 from videoai.aio.channel import Client
 from videoai.aio.watch import Watch
 from videoai.registry.v1 import registry_pb2, registry_pb2_grpc
@@ -16,6 +17,7 @@ from videoai.watching import Backoff, Follower
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
     from os import PathLike
 
     from videoai.rollout import Verdict
@@ -227,6 +229,16 @@ class RegistryClient(Client):
         If the registry goes away in between, the download goes on where it broke off. `progress`: as for upload.
         """
         return await self._in_thread(lambda client: client.download(model_name, version, file, progress=progress))
+
+    def read(
+        self, model_name: str, version: int, *, offset_bytes: int = 0
+    ) -> AbstractAsyncContextManager[tuple[registry_pb2.Model, AsyncIterator[bytes]]]:
+        """Give the version, with the sha256 and size of its file, and the file's bytes from `offset_bytes` on.
+
+        For callers who keep them elsewhere than `download` does. Only what ended without an error is whole.
+        """
+        request = registry_pb2.DownloadModelRequest(model_name=model_name, version=version, offset_bytes=offset_bytes)
+        return transfer.read(self._stub.DownloadModel, request)
 
     async def _in_thread(self, work: Callable[[BlockingClient], registry_pb2.Model]) -> registry_pb2.Model:
         """Move a file in a thread, over a connection of its own; if cancelled, that is closed and the thread ends."""

@@ -15,6 +15,7 @@ from videoai.watching import Backoff, Follower
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from os import PathLike
 
     from videoai.rollout import Verdict
@@ -225,6 +226,16 @@ class RegistryClient(Client):
         """
         request = registry_pb2.DownloadModelRequest(model_name=model_name, version=version)
         return transfer.download(self._stub, request, file, progress, self._closed)
+
+    def read(
+        self, model_name: str, version: int, *, offset_bytes: int = 0
+    ) -> AbstractContextManager[tuple[registry_pb2.Model, Iterator[bytes]]]:
+        """Give the version, with the sha256 and size of its file, and the file's bytes from `offset_bytes` on.
+
+        For callers who keep them elsewhere than `download` does. Only what ended without an error is whole.
+        """
+        request = registry_pb2.DownloadModelRequest(model_name=model_name, version=version, offset_bytes=offset_bytes)
+        return transfer.read(self._stub, request)
 
     def watch(
         self,

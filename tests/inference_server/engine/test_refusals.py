@@ -98,7 +98,7 @@ def test_weights_in_another_file(refusal, small_detector, nested):
         model.graph.node.append(helper.make_node("If", ["condition"], ["x"], then_branch=body, else_branch=body))
     else:
         model.graph.initializer.append(tensor)
-    assert "weight 'elsewhere' is kept in another file" in refusal(model)
+    assert "tensor 'elsewhere': weights '../../secret': expected a path in the model's folder" in refusal(model)
 
 
 def test_an_operator_that_nobody_knows(refusal, small_detector):

@@ -99,6 +99,8 @@ class Model(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FILES_FIELD_NUMBER: _builtins.int
+    OPSET_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Name, [a-z0-9][a-z0-9._-]{0,127}."""
     version: _builtins.int
@@ -108,9 +110,13 @@ class Model(_message.Message):
     status: Global___ModelStatus.ValueType
     """Where the version stands."""
     sha256: _builtins.str
-    """SHA-256 of the artifact, 64 lower-case hexadecimal digits; empty for an entry written by hand without one."""
+    """SHA-256 of the artifact, 64 lower-case hexadecimal digits; empty for an entry written by hand without one. That of
+    the ONNX file; with weights_files, that of the text which sha256sum prints for the ONNX file and then for each of them.
+    """
     size_bytes: _builtins.int
     """Size of the artifact in bytes; 0 for an entry written by hand without one."""
+    opset: _builtins.int
+    """Version of ONNX's own operators that the file asks for, >= 1; 0 for an entry written by hand, or if it asks for none."""
     @_builtins.property
     def creation_timestamp(self) -> _timestamp_pb2.Timestamp:
         """When the version was registered."""
@@ -131,6 +137,12 @@ class Model(_message.Message):
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
         """The graph's outputs, in the file's order; empty for an entry written by hand."""
 
+    @_builtins.property
+    def weights_files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Files that hold weights of the model beside the ONNX file, relative to its folder, in the order of their bytes; empty
+        for a model of one file. sha256 and size_bytes are then those of all files together.
+        """
+
     def __init__(
         self,
         *,
@@ -145,10 +157,12 @@ class Model(_message.Message):
         size_bytes: _builtins.int = ...,
         inputs: _abc.Iterable[Global___TensorSpec] | None = ...,
         outputs: _abc.Iterable[Global___TensorSpec] | None = ...,
+        weights_files: _abc.Iterable[_builtins.str] | None = ...,
+        opset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["activation_timestamp", b"activation_timestamp", "creation_timestamp", b"creation_timestamp", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_timestamp", b"activation_timestamp", "creation_timestamp", b"creation_timestamp", "inputs", b"inputs", "metadata", b"metadata", "model_name", b"model_name", "outputs", b"outputs", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes", "status", b"status", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_timestamp", b"activation_timestamp", "creation_timestamp", b"creation_timestamp", "inputs", b"inputs", "metadata", b"metadata", "model_name", b"model_name", "opset", b"opset", "outputs", b"outputs", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes", "status", b"status", "version", b"version", "weights_files", b"weights_files"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -239,14 +239,15 @@ class ModelRegistryServiceServicer(object):
 
     def UploadModel(self, request_iterator, context):
         """Registers a model whose artifact comes with the call: one header, then chunks.
-        Fails as RegisterModel does. DATA_LOSS: what arrived does not have the digest that the header announced.
+        Fails as RegisterModel does. INVALID_ARGUMENT, too: the file keeps weights in other files. DATA_LOSS: what arrived does not have the digest that the header announced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadModel(self, request, context):
-        """Streams a version's artifact: one header, then chunks. NOT_FOUND: no such version.
+        """Streams a version's artifact: one header, then chunks. NOT_FOUND: no such version. FAILED_PRECONDITION: the version
+        has weights_files; only models of one file can be downloaded.
         DATA_LOSS: the file on disk does not have the digest it was registered with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

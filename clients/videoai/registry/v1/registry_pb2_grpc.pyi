@@ -83,10 +83,11 @@ class ModelRegistryServiceStub:
     """Returns, for each live subscriber of a model, what it has seen and what it runs. NOT_FOUND: no such model."""
     UploadModel: _grpc.StreamUnaryMultiCallable[_registry_pb2.UploadModelRequest, _registry_pb2.UploadModelResponse]
     """Registers a model whose artifact comes with the call: one header, then chunks.
-    Fails as RegisterModel does. DATA_LOSS: what arrived does not have the digest that the header announced.
+    Fails as RegisterModel does. INVALID_ARGUMENT, too: the file keeps weights in other files. DATA_LOSS: what arrived does not have the digest that the header announced.
     """
     DownloadModel: _grpc.UnaryStreamMultiCallable[_registry_pb2.DownloadModelRequest, _registry_pb2.DownloadModelResponse]
-    """Streams a version's artifact: one header, then chunks. NOT_FOUND: no such version.
+    """Streams a version's artifact: one header, then chunks. NOT_FOUND: no such version. FAILED_PRECONDITION: the version
+    has weights_files; only models of one file can be downloaded.
     DATA_LOSS: the file on disk does not have the digest it was registered with.
     """
 
@@ -145,10 +146,11 @@ class ModelRegistryServiceAsyncStub(ModelRegistryServiceStub):
     """Returns, for each live subscriber of a model, what it has seen and what it runs. NOT_FOUND: no such model."""
     UploadModel: _aio.StreamUnaryMultiCallable[_registry_pb2.UploadModelRequest, _registry_pb2.UploadModelResponse]  # type: ignore[assignment]
     """Registers a model whose artifact comes with the call: one header, then chunks.
-    Fails as RegisterModel does. DATA_LOSS: what arrived does not have the digest that the header announced.
+    Fails as RegisterModel does. INVALID_ARGUMENT, too: the file keeps weights in other files. DATA_LOSS: what arrived does not have the digest that the header announced.
     """
     DownloadModel: _aio.UnaryStreamMultiCallable[_registry_pb2.DownloadModelRequest, _registry_pb2.DownloadModelResponse]  # type: ignore[assignment]
-    """Streams a version's artifact: one header, then chunks. NOT_FOUND: no such version.
+    """Streams a version's artifact: one header, then chunks. NOT_FOUND: no such version. FAILED_PRECONDITION: the version
+    has weights_files; only models of one file can be downloaded.
     DATA_LOSS: the file on disk does not have the digest it was registered with.
     """
 
@@ -294,7 +296,7 @@ class ModelRegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.UploadModelResponse, _abc.Awaitable[_registry_pb2.UploadModelResponse]]:
         """Registers a model whose artifact comes with the call: one header, then chunks.
-        Fails as RegisterModel does. DATA_LOSS: what arrived does not have the digest that the header announced.
+        Fails as RegisterModel does. INVALID_ARGUMENT, too: the file keeps weights in other files. DATA_LOSS: what arrived does not have the digest that the header announced.
         """
 
     @_abc_1.abstractmethod
@@ -303,7 +305,8 @@ class ModelRegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DownloadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.DownloadModelResponse], _abc.AsyncIterator[_registry_pb2.DownloadModelResponse]]:
-        """Streams a version's artifact: one header, then chunks. NOT_FOUND: no such version.
+        """Streams a version's artifact: one header, then chunks. NOT_FOUND: no such version. FAILED_PRECONDITION: the version
+        has weights_files; only models of one file can be downloaded.
         DATA_LOSS: the file on disk does not have the digest it was registered with.
         """
 
