@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from inference_server import metrics
-from inference_server.detection import Detections, Options, Placement
+from inference_server.detection import Found, Options, Placement
 from inference_server.engine import LoadedModel
 
 
@@ -24,7 +24,7 @@ class Answer:
     `outputs` are copies, and only there if asked for: the session's own arrays would keep all of its memory.
     """
 
-    detections: Detections
+    found: Found
     outputs: Mapping[str, NDArray[Any]]
     queue_seconds: float
     inference_seconds: float
@@ -108,10 +108,10 @@ def _answer(model: LoadedModel, batch: Sequence[Job]) -> list[Answer]:
     answers = []
     for job, frame_outputs in zip(batch, outputs, strict=True):
         decode_started = perf_counter()
-        detections = model.family.decode(frame_outputs, job.placement, job.options)
+        found = model.family.decode(frame_outputs, job.placement, job.options)
         answers.append(
             Answer(
-                detections,
+                found,
                 {name: array.copy() for name, array in frame_outputs.items()} if job.include_outputs else {},
                 queue_seconds=started - job.queued_at,
                 inference_seconds=inference_seconds,

@@ -28,9 +28,13 @@ from inference_server.video import (
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What is asked of every frame: thresholds, classes by name (none = all), and whether raw outputs are wanted."""
+    """What is asked of every frame.
 
-    options: Options = field(default_factory=Options)
+    `options` are the fields of `Options` that the caller chose; the version's own defaults stand for the others. With
+    `class_names` only those classes count; `include_tensors` says whether raw outputs are wanted.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     include_tensors: bool = False
 
@@ -44,11 +48,12 @@ class Analysis:
             raise RawTensorsOnly(_name(model))
 
     def options_for(self, model: LoadedModel) -> Options:
-        """The options with the version's class ids; names that a later version lacks match nothing."""
+        """The options with the version's defaults and class ids; names that a later version lacks match nothing."""
+        options = replace(model.defaults, **self.options)
         if not self.class_names:
-            return self.options
+            return options
         wanted = {index for index, name in enumerate(model.family.class_names) if name in self.class_names}
-        return replace(self.options, class_ids=frozenset(wanted))
+        return replace(options, class_ids=frozenset(wanted))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from videoai.inference.v1 import inference_pb2 as pb
 from videoai.inference.v1 import inference_pb2_grpc
 
-from inference_server.detection import Options
+from inference_server.detection import Classes, Detections, Options
 from inference_server.errors import (
     CorruptVideo,
     DecoderFailed,
@@ -51,7 +51,11 @@ ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
 }
 
 MAX_PICTURES = 64
-MAX_DETECTIONS = 10_000
+OPTIONS: tuple[Literal["confidence_threshold", "iou_threshold", "max_detections"], ...] = (
+    "confidence_threshold",
+    "iou_threshold",
+    "max_detections",
+)
 DATATYPES = {"float16": "FP16", "float32": "FP32", "float64": "FP64", "bool": "BOOL"}
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -148,24 +152,9 @@ def _stream_request(config: pb.AnalyzeConfig) -> StreamRequest:
 
 
 def _analysis(request: pb.AnalyzeConfig | pb.AnalyzeFramesRequest) -> Analysis:
-    default = Options()
-    options = Options(
-        confidence_threshold=_fraction(request, "confidence_threshold", default.confidence_threshold),
-        iou_threshold=_fraction(request, "iou_threshold", default.iou_threshold),
-        max_detections=request.max_detections if request.HasField("max_detections") else default.max_detections,
-    )
-    if not 1 <= options.max_detections <= MAX_DETECTIONS:
-        raise InvalidField("max_detections", f"1..{MAX_DETECTIONS}, got {options.max_detections}")
-    return Analysis(options, tuple(request.class_names), request.include_tensors)
-
-
-def _fraction(request: pb.AnalyzeConfig | pb.AnalyzeFramesRequest, field: Any, default: float) -> float:
-    if not request.HasField(field):
-        return default
-    value: float = getattr(request, field)
-    if not 0 <= value <= 1:
-        raise InvalidField(field, f"0..1, got {value}")
-    return value
+    chosen: dict[str, Any] = {field: getattr(request, field) for field in OPTIONS if request.HasField(field)}
+    Options(**chosen)  # raises InvalidField before anything is decoded
+    return Analysis(chosen, tuple(request.class_names), request.include_tensors)
 
 
 def _picture(index: int, picture: pb.Picture) -> Picture:
@@ -244,15 +233,50 @@ def _frame(frame: AnsweredFrame) -> pb.FrameResult:
             postprocess_seconds=answer.postprocess_seconds,
         ),
     )
-    found = answer.detections
-    for box, score, class_id in zip(found.boxes.tolist(), found.scores.tolist(), found.class_ids.tolist(), strict=True):
-        result.detections.add(
+    match answer.found:
+        case Detections() as found:
+            result.detections.extend(_detections(found, names))
+        case Classes() as found:
+            result.classifications.extend(_classifications(found, names))
+    return result
+
+
+def _detections(found: Detections, names: Sequence[str]) -> list[pb.Detection]:
+    detections = [
+        pb.Detection(
             box=pb.BoundingBox(x_min=box[0], y_min=box[1], x_max=box[2], y_max=box[3]),
             class_id=class_id,
-            class_name=names[class_id],
+            class_name=_class_name(names, class_id),
             score=score,
         )
-    return result
+        for box, score, class_id in zip(
+            found.boxes.tolist(), found.scores.tolist(), found.class_ids.tolist(), strict=True
+        )
+    ]
+    for index, detection in enumerate(detections):
+        if found.keypoints is not None:
+            points = found.keypoints[index].tolist()
+            detection.keypoints.extend(pb.Keypoint(x=x, y=y, score=score) for x, y, score in points)
+        if found.masks is not None:
+            detection.mask.run_lengths.counts.extend(found.masks[index].tolist())
+        if found.oriented_boxes is not None:
+            x, y, width, height, angle = found.oriented_boxes[index].tolist()
+            detection.oriented_box.MergeFrom(
+                pb.OrientedBox(center_x=x, center_y=y, width=width, height=height, angle=angle)
+            )
+    return detections
+
+
+def _classifications(found: Classes, names: Sequence[str]) -> list[pb.Classification]:
+    return [
+        pb.Classification(class_id=class_id, class_name=_class_name(names, class_id), score=score)
+        for score, class_id in zip(found.scores.tolist(), found.class_ids.tolist(), strict=True)
+    ]
+
+
+def _class_name(names: Sequence[str], class_id: int) -> str:
+    """What the model calls a class; some files name none, and their outputs tell of classes only as they come."""
+    return names[class_id] if class_id < len(names) else f"class{class_id}"
 
 
 def _tensor(name: str, array: NDArray[Any]) -> pb.Tensor:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from inference_server.detection.geometry import Layout, Placement
-from inference_server.detection.results import Detections, Options
-from inference_server.detection.signature import GraphSignature, PictureInput
+from inference_server.detection.description import Description
+from inference_server.detection.geometry import Placement
+from inference_server.detection.pixels import PictureInput
+from inference_server.detection.results import Found, Options
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -31,27 +32,25 @@ class Family(Protocol):
         """The input that pictures go into."""
 
     @property
-    def layout(self) -> Layout:
-        """The picture that goes into it."""
+    def defaults(self) -> Options:
+        """What counts where neither the request nor the registry entry says so."""
 
     def check(self, outputs: Outputs) -> None:
         """Raise ModelRefused where `outputs` are not what this family reads; asked once, when the model is loaded."""
 
-    def decode(self, outputs: Outputs, placement: Placement, options: Options) -> Detections:
-        """The objects that `outputs` tell of, in pixels of the source picture that `placement` placed."""
-
-
-class Build(Protocol):
-    """Makes a family for a model, or raises ModelRefused with what it would have expected."""
-
-    def __call__(self, signature: GraphSignature, *, declared: bool) -> Family:
-        """`declared` is true where the registry entry names this family, so that less has to follow from the file."""
+    def decode(self, outputs: Outputs, placement: Placement, options: Options) -> Found:
+        """What `outputs` tell of the source picture that `placement` placed, in its pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class FamilyKind:
-    """A family as `recognise` tries it; `by_itself` is false for one that is taken only where it is declared."""
+    """A family as `recognise` tries it.
+
+    `build` makes the family for a model, or raises ModelRefused with what it would have expected. `task` is what its
+    models do, as exporters name it; a file that names another task is not tried. With `task` None it is taken only
+    where the registry entry declares it.
+    """
 
     name: str
-    build: Build
-    by_itself: bool = True
+    task: str | None
+    build: Callable[[Description], Family]

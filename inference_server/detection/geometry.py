@@ -17,7 +17,9 @@ class Resize(Enum):
     """How a picture is brought to the size of a model's input."""
 
     LETTERBOX = "letterbox"  # scaled evenly, centred, the rest filled
+    TOP_LEFT = "letterbox-top-left"  # scaled evenly, in the top left corner, the rest filled
     STRETCH = "stretch"  # each side scaled on its own
+    CENTER_CROP = "center-crop"  # scaled evenly until it covers the input, what reaches beyond is cut off
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,10 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A source picture in a model's input: its scaled copy covers `width` x `height` pixels from (`left`, `top`)."""
+    """A source picture in a model's input: its scaled copy covers `width` x `height` pixels from (`left`, `top`).
+
+    `left` and `top` are negative where the copy reaches beyond the input and is cut off.
+    """
 
     left: int
     top: int
@@ -53,7 +58,7 @@ class Placement:
         `coordinates` is (..., 2k): x and y alternate along the last axis, so boxes (N, 4) as corners and points
         (N, 2) both fit. Each axis is scaled by what it was really scaled by, after rounding to whole pixels.
         """
-        pairs = coordinates.reshape(*coordinates.shape[:-1], -1, 2)
+        pairs = coordinates.reshape(*coordinates.shape[:-1], coordinates.shape[-1] // 2, 2)
         scale = np.array([self.source_width / self.width, self.source_height / self.height], np.float32)
         source = (pairs - np.array([self.left, self.top], np.float32)) * scale
         limit = np.array([self.source_width, self.source_height], np.float32)
@@ -63,15 +68,28 @@ class Placement:
 def place(layout: Layout, source_width: int, source_height: int) -> Placement:
     """Where a picture of `source_width` x `source_height` pixels goes in `layout`.
 
-    The letterbox rounds as Ultralytics does, so that a model sees what it saw in training. Raises ValueError for a
-    picture without pixels.
+    Sizes are rounded as the models' own tools do it, so that a model sees what it saw in training: letterboxes as
+    Ultralytics does, the crop as torchvision. Raises ValueError for a picture without pixels.
     """
     if source_width < 1 or source_height < 1:
         raise ValueError(f"picture: expected at least 1x1 pixels, got {source_width}x{source_height}")
     if layout.resize is Resize.STRETCH:
         return Placement(0, 0, layout.width, layout.height, source_width, source_height)
+    if layout.resize is Resize.CENTER_CROP:
+        return _crop(layout, source_width, source_height)
     scale = min(layout.width / source_width, layout.height / source_height)
     width, height = max(1, round(source_width * scale)), max(1, round(source_height * scale))
+    if layout.resize is Resize.TOP_LEFT:
+        return Placement(0, 0, width, height, source_width, source_height)
     # The 0.1 sends an odd pixel of padding to the right and the bottom.
     left, top = round((layout.width - width) / 2 - 0.1), round((layout.height - height) / 2 - 0.1)
+    return Placement(left, top, width, height, source_width, source_height)
+
+
+def _crop(layout: Layout, source_width: int, source_height: int) -> Placement:
+    """Cover the input, and cut the longer side off evenly; rounded as torchvision's Resize and CenterCrop do."""
+    scale = max(layout.width / source_width, layout.height / source_height)
+    # The side that fits exactly must not lose a pixel to floating point.
+    width, height = max(layout.width, int(source_width * scale)), max(layout.height, int(source_height * scale))
+    left, top = -round((width - layout.width) / 2), -round((height - layout.height) / 2)
     return Placement(left, top, width, height, source_width, source_height)

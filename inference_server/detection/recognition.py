@@ -2,71 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from inference_server.detection.description import Description
 from inference_server.detection.families import KINDS
 from inference_server.detection.family import Family, FamilyKind
+from inference_server.detection.settings import NOTHING_SAID, SECTION, Settings
 from inference_server.detection.signature import GraphSignature
 from inference_server.errors import ModelRefused
 
-SECTION = "metadata.attributes.videoai"
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A family that was tried: as it was built, or the reason why the model cannot be one."""
+
+    kind: FamilyKind
+    family: Family | None = None
+    reason: str = ""
 
 
-def recognise(signature: GraphSignature, attributes: Mapping[str, Any]) -> Family:
-    """The family that reads this model's outputs.
+def recognise(signature: GraphSignature, settings: Settings = NOTHING_SAID) -> Family:
+    """The family that reads this model's outputs; what `settings` say overrides what the file says.
 
-    `attributes` are those of the model's registry entry; its key `videoai.family` overrides what the file says. Raises
-    ModelRefused, with what was seen and what to set, where the model fits no family or more than one.
+    Raises ModelRefused, with what was seen and what to set, where the model fits no family or more than one.
     """
-    declared = _declared_kind(attributes)
-    if declared is not None:
-        return _declared_family(declared, signature)
-    families, reasons = _fitting(signature)
-    if len(families) == 1:
-        return families[0]
-    if families:
-        fits = " and ".join(family.name for family in families)
+    description = Description(signature, settings)
+    return choose(consider(description), description)
+
+
+def consider(description: Description) -> list[Candidate]:
+    """Try the family that is declared, or all that may be recognised by themselves. Raises ModelRefused for a wrong
+    declaration."""
+    settings = description.settings
+    if settings.family is not None:
+        return [_try(_kind(settings.family), description)]
+    task = settings.task or description.signature.metadata.get("task")
+    return [_try(kind, description, task) for kind in KINDS if kind.task is not None]
+
+
+def choose(candidates: Sequence[Candidate], description: Description) -> Family:
+    """The one candidate that fits. Raises ModelRefused where there is none, or more than one."""
+    signature = description.signature
+    fitting = [candidate.family for candidate in candidates if candidate.family is not None]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        fits = " and ".join(family.name for family in fitting)
         raise ModelRefused(f"the model fits {fits} alike: set {SECTION}.family to one of them. Seen: {signature}")
+    if description.declared:
+        (only,) = candidates
+        raise ModelRefused(f"not a {only.kind.name} model, as {SECTION}.family says: {only.reason}. Seen: {signature}")
+    reasons = "; ".join(f"{candidate.kind.name}: {candidate.reason}" for candidate in candidates)
     raise ModelRefused(
-        f"the model fits no family that is recognised by itself ({'; '.join(reasons)}). Set {SECTION}.family to one of"
-        f" {_names()}, or export it as one of them. Seen: {signature}"
+        f"the model fits no family that is recognised by itself ({reasons}). Set {SECTION}.family to one of {_names()},"
+        f" or export it as one of them. Seen: {signature}"
     )
 
 
-def _declared_kind(attributes: Mapping[str, Any]) -> FamilyKind | None:
-    section = attributes.get("videoai", {})
-    if not isinstance(section, Mapping):
-        raise ModelRefused(f"{SECTION}: expected an object, got {section!r}")
-    unknown = sorted(set(section) - {"family"})
-    if unknown:
-        raise ModelRefused(f"{SECTION}.{unknown[0]}: no such key; known: family")
-    if "family" not in section:
-        return None
+def _kind(name: str) -> FamilyKind:
     for kind in KINDS:
-        if kind.name == section["family"]:
+        if kind.name == name:
             return kind
-    raise ModelRefused(f"{SECTION}.family: expected one of {_names()}, got {section['family']!r}")
+    raise ModelRefused(f"{SECTION}.family: expected one of {_names()}, got {name!r}")
 
 
-def _declared_family(kind: FamilyKind, signature: GraphSignature) -> Family:
+def _try(kind: FamilyKind, description: Description, task: str | None = None) -> Candidate:
+    if task not in (None, kind.task):
+        return Candidate(kind, reason=f"task: expected {kind.task}, got {task[:100] if task else task}")
     try:
-        return kind.build(signature, declared=True)
+        return Candidate(kind, family=kind.build(description))
     except ModelRefused as error:
-        raise ModelRefused(f"not a {kind.name} model, as {SECTION}.family says: {error}. Seen: {signature}") from None
-
-
-def _fitting(signature: GraphSignature) -> tuple[list[Family], list[str]]:
-    families: list[Family] = []
-    reasons: list[str] = []
-    for kind in KINDS:
-        if not kind.by_itself:
-            continue
-        try:
-            families.append(kind.build(signature, declared=False))
-        except ModelRefused as error:
-            reasons.append(f"{kind.name}: {error}")
-    return families, reasons
+        return Candidate(kind, reason=str(error))
 
 
 def _names() -> str:

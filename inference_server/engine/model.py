@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from inference_server.detection import Family, Layout, Options, place, recognise
+from inference_server.detection import Family, Layout, Options, place, read_settings, recognise
 from inference_server.engine.device import SESSION_ERRORS, Device, open_session
 from inference_server.engine.graph import ModelVersion, read_model, signature_of
 from inference_server.engine.preprocessing import compose
@@ -27,12 +27,16 @@ class LoadedModel:
     """A version that answers frames.
 
     `max_batch` is how many frames `run` takes at once, `device` is "cpu" or "cuda:N", `provider` is what ONNX Runtime
-    reports for the session, and `version.sha256` is always that of the file that was loaded.
+    reports for the session, and `version.sha256` is always that of the file that was loaded. `defaults` are the options
+    of requests that leave them open.
     """
 
-    def __init__(self, version: ModelVersion, family: Family, session: Session, device: Device, max_batch: int) -> None:
+    def __init__(
+        self, version: ModelVersion, family: Family, defaults: Options, session: Session, device: Device, max_batch: int
+    ) -> None:
         self.version = version
         self.family = family
+        self.defaults = defaults
         self.device = str(device)
         self.provider: str = session.get_providers()[0]
         self.max_batch = max_batch
@@ -48,7 +52,7 @@ class LoadedModel:
     @property
     def layout(self) -> Layout:
         """The picture that frames must be."""
-        return self.family.layout
+        return self.family.picture.layout
 
     def run(self, frames: Sequence[Frame]) -> list[Outputs]:
         """Each frame's outputs by name, without the batch dimension. Blocks; may be called from several threads.
@@ -96,7 +100,7 @@ class LoadedModel:
             _check_output(name, array, size)
         for outputs in self._split(arrays, size):
             self.family.check(outputs)
-            self.family.decode(outputs, place(layout, layout.width, layout.height), Options())
+            self.family.decode(outputs, place(layout, layout.width, layout.height), self.defaults)
 
     def _run(self, batch: Frame) -> list[NDArray[Any]]:
         session = self._session
@@ -124,13 +128,16 @@ def load(version: ModelVersion, device: Device, *, max_batch: int = 8) -> Loaded
     that take any number of frames. Raises ModelRefused with a reason that a person can act on.
     """
     model, sha256 = read_model(version)
-    family = recognise(signature_of(model), version.attributes)
+    settings = read_settings(version.attributes)
+    family = recognise(signature_of(model), settings)
+    defaults = replace(family.defaults, **settings.options)
     compose(model, family.picture)
     try:
         session = open_session(model.SerializeToString(), device)
     except SESSION_ERRORS as error:
         raise ModelRefused(f"ONNX Runtime cannot run the model: {explain(error)}") from error
-    loaded = LoadedModel(replace(version, sha256=sha256), family, session, device, family.picture.batch or max_batch)
+    version = replace(version, sha256=sha256)
+    loaded = LoadedModel(version, family, defaults, session, device, family.picture.batch or max_batch)
     loaded.rehearse()
     log.info("model loaded", device=loaded.device, provider=loaded.provider, family=family.name, **_names(version))
     return loaded

@@ -1,64 +1,125 @@
 """Puts what every frame needs before it enters a model into the model's own graph.
 
-Frames cross into the session as the decoder leaves them, uint8 (N, H, W, 3) RGB; layout, type and scale are the
-runtime's work, on its device.
+Frames cross into the session as the decoder leaves them, uint8 (N, H, W, 3) RGB; channels, layout, type and scale are
+the runtime's work, on its device. So are inputs that are the same for every frame.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from onnx import ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, helper
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from inference_server.detection import PictureInput
+from inference_server.detection import Colors, ConstantInput, PictureInput, Pixels
 
 FRAMES = "frames"
 PREFIX = "videoai_preprocessing"
+# What red, green and blue add to brightness: ITU-R BT.601, as OpenCV turns colours into grey.
+LUMA = (0.299, 0.587, 0.114)
 
 
 def compose(model: ModelProto, picture: PictureInput) -> str:
-    """Make `model` take uint8 frames where it took `picture`; returns the name of the new input.
+    """Make `model` take uint8 frames, and nothing else, where it took `picture`; returns the name of the new input.
 
     Changes `model` in place. Its weights, metadata and opsets stay, and so does a batch dimension that is not fixed;
     height and width become those of the picture's layout.
     """
-    graph = model.graph
-    taken = {name for node in graph.node for name in (*node.input, *node.output)} | {i.name for i in graph.initializer}
-    frames = _free(FRAMES, taken)
-    old = next(value for value in graph.input if value.name == picture.name)
-    new = _frames_input(frames, old, picture)
-    graph.input.remove(old)
-    graph.input.insert(0, new)
-    scale = _free(f"{PREFIX}/scale", taken)
-    graph.initializer.append(helper.make_tensor(scale, TensorProto.FLOAT, [], [1 / 255]))
-    for position, node in enumerate(_chain(frames, scale, picture)):
-        graph.node.insert(position, node)
-    return frames
+    added = _Additions(model)
+    added.frames_input(picture)
+    added.picture(picture)
+    for constant in picture.constants:
+        added.constant(constant, picture.batch)
+    added.insert()
+    return added.frames
 
 
-def _frames_input(name: str, old: ValueInfoProto, picture: PictureInput) -> ValueInfoProto:
-    layout = picture.layout
-    value = helper.make_tensor_value_info(name, TensorProto.UINT8, [None, layout.height, layout.width, 3])
-    batch: TypeProto.Tensor = old.type.tensor_type
-    value.type.tensor_type.shape.dim[0].CopyFrom(batch.shape.dim[0])
-    return value
+class _Additions:
+    """Nodes and constants that go before a graph, in the order in which they run."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._graph = model.graph
+        self._nodes: list[NodeProto] = []
+        self._taken = {name for node in self._graph.node for name in (*node.input, *node.output)}
+        self._taken |= {tensor.name for tensor in self._graph.initializer}
+        self.frames = self._free(FRAMES)
+
+    def frames_input(self, picture: PictureInput) -> None:
+        """Put the frames where the graph took its picture, and take its constant inputs away."""
+        layout = picture.layout
+        gone = {picture.name, *(constant.name for constant in picture.constants)}
+        old = next(value for value in self._graph.input if value.name == picture.name)
+        new = helper.make_tensor_value_info(self.frames, TensorProto.UINT8, [None, layout.height, layout.width, 3])
+        new.type.tensor_type.shape.dim[0].CopyFrom(old.type.tensor_type.shape.dim[0])
+        for value in [value for value in self._graph.input if value.name in gone]:
+            self._graph.input.remove(value)
+        self._graph.input.insert(0, new)
+
+    def picture(self, picture: PictureInput) -> None:
+        """frames → channels → layout → numbers → the model's input. Bytes are moved quicker than floats."""
+        value, pixels = self.frames, picture.pixels
+        if pixels.colors is Colors.BGR:
+            value = self._node("Gather", [value, self._value(np.array([2, 1, 0]))], axis=3)
+        if pixels.colors is Colors.GRAY:
+            value = self._brightness(value)
+        if not picture.channels_last:
+            value = self._node("Transpose", [value], perm=[0, 3, 1, 2])
+        if pixels.colors is not Colors.GRAY:
+            value = self._node("Cast", [value], to=TensorProto.FLOAT)
+        factor, offset = _line(pixels, channels_last=picture.channels_last)
+        value = self._node("Mul", [value, self._value(factor)])
+        if offset.any():
+            value = self._node("Add", [value, self._value(offset)])
+        to = TensorProto.FLOAT16 if picture.dtype == "float16" else TensorProto.FLOAT
+        self._node("Cast", [value], picture.name, to=to)
+
+    def constant(self, constant: ConstantInput, batch: int | None) -> None:
+        """The same values for each frame of a batch, which is as large as the frames are many."""
+        values = np.array([constant.values], constant.dtype)
+        if batch is not None:
+            self._graph.initializer.append(numpy_helper.from_array(values.repeat(batch, axis=0), constant.name))
+            return
+        shape = self._node("Shape", [self.frames])
+        count = self._node("Gather", [shape, self._value(np.array([0]))], axis=0)
+        wanted = self._node("Concat", [count, self._value(np.array([len(constant.values)]))], axis=0)
+        self._node("Expand", [self._value(values), wanted], constant.name)
+
+    def insert(self) -> None:
+        for position, node in enumerate(self._nodes):
+            self._graph.node.insert(position, node)
+
+    def _brightness(self, value: str) -> str:
+        """(N, H, W, 3) bytes → (N, H, W, 1) float32, rounded to whole numbers as a grey picture's bytes are."""
+        value = self._node("Cast", [value], to=TensorProto.FLOAT)
+        value = self._node("MatMul", [value, self._value(np.array(LUMA, np.float32)[:, None])])
+        value = self._node("Add", [value, self._value(np.array(0.5, np.float32))])
+        return self._node("Floor", [value])
+
+    def _node(self, operator: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
+        name = self._free(f"{PREFIX}/node{len(self._nodes)}")
+        output = output or self._free(f"{PREFIX}/{len(self._nodes)}")
+        self._nodes.append(helper.make_node(operator, inputs, [output], name, **attributes))
+        return output
+
+    def _value(self, array: NDArray[Any]) -> str:
+        name = self._free(f"{PREFIX}/constant")
+        self._graph.initializer.append(numpy_helper.from_array(array, name))
+        return name
+
+    def _free(self, name: str) -> str:
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
 
 
-def _chain(frames: str, scale: str, picture: PictureInput) -> list[NodeProto]:
-    """frames → (Transpose) → Cast → Mul → (Cast) → the model's input. Bytes are transposed quicker than floats."""
-    steps: list[tuple[str, list[str], dict[str, Any]]] = [("Cast", [], {"to": TensorProto.FLOAT}), ("Mul", [scale], {})]
-    if not picture.channels_last:
-        steps.insert(0, ("Transpose", [], {"perm": [0, 3, 1, 2]}))
-    if picture.dtype == "float16":
-        steps.append(("Cast", [], {"to": TensorProto.FLOAT16}))
-    values = [frames, *(f"{PREFIX}/{index}" for index in range(1, len(steps))), picture.name]
-    return [
-        helper.make_node(operator, [values[index], *others], [values[index + 1]], f"{PREFIX}/node{index}", **attributes)
-        for index, (operator, others, attributes) in enumerate(steps)
-    ]
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name
+def _line(pixels: Pixels, *, channels_last: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(byte * scale - mean) / std as byte * factor + offset, shaped to the channels' axis; scalars where they agree."""
+    mean, std = np.array(pixels.mean, np.float64), np.array(pixels.std, np.float64)
+    factor, offset = np.broadcast_arrays(pixels.scale / std, -mean / std)
+    if len(factor) == 1:
+        factor, offset = factor[0], offset[0]
+    elif not channels_last:
+        factor, offset = factor[:, None, None], offset[:, None, None]
+    return np.float32(factor), np.float32(offset)  # type: ignore[return-value]

@@ -116,7 +116,10 @@ class Preparer:
         pixels = pose.upright(
             self._scale(frame, *((spot.height, spot.width) if pose.transpose else (spot.width, spot.height)))
         )
-        into[spot.top : spot.top + spot.height, spot.left : spot.left + spot.width] = pixels
+        # What a crop cuts off lies at negative positions of the input.
+        top, left = max(0, spot.top), max(0, spot.left)
+        shown = pixels[top - spot.top :, left - spot.left :][: layout.height - top, : layout.width - left]
+        into[top : top + shown.shape[0], left : left + shown.shape[1]] = shown
         return width, height
 
     def _scale(self, frame: VideoFrame, width: int, height: int) -> NDArray[np.uint8]:

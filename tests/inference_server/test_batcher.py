@@ -30,7 +30,7 @@ async def entered(model):
 async def test_each_frame_gets_its_own_answer(batcher_for, fake_model, frame):
     batcher = batcher_for(fake_model(max_batch=4))
     answers = await asyncio.gather(*(batcher.submit(*frame(value)) for value in range(10)))
-    assert [int(answer.detections.scores[0]) for answer in answers] == list(range(10))
+    assert [int(answer.found.scores[0]) for answer in answers] == list(range(10))
 
 
 async def test_what_waits_while_the_session_is_busy_is_run_together(batcher_for, fake_model, frame):
@@ -59,7 +59,7 @@ async def test_a_failed_batch_fails_its_frames_and_no_others(batcher_for, fake_m
     failed = await asyncio.gather(*(batcher.submit(*frame()) for _ in range(2)), return_exceptions=True)
     assert [str(error) for error in failed] == ["out of memory"] * 2
     model.failure = None
-    assert (await batcher.submit(*frame(7))).detections.scores[0] == 7
+    assert (await batcher.submit(*frame(7))).found.scores[0] == 7
 
 
 async def test_a_frame_whose_caller_left_is_not_run(batcher_for, fake_model, frame):

@@ -45,7 +45,7 @@ async def test_an_old_version_still_answers_who_holds_it(served, fake_model, fra
     served.swap(fake_model(1))
     with served.lease() as running:
         served.swap(fake_model(2))
-        assert (await running.batcher.submit(*frame(5))).detections.scores[0] == 5
+        assert (await running.batcher.submit(*frame(5))).found.scores[0] == 5
 
 
 async def test_whoever_waits_for_a_successor_gets_the_newest(served, fake_model):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from inference_server.detection.description import Description
 from inference_server.detection.family import FamilyKind, Outputs
-from inference_server.detection.geometry import Layout, Placement
-from inference_server.detection.results import Detections, Options
-from inference_server.detection.signature import GraphSignature, PictureInput, find_picture_input
+from inference_server.detection.geometry import Placement
+from inference_server.detection.pixels import PictureInput
+from inference_server.detection.results import DEFAULTS, Detections, Options
 
 NAME = "tensors"
 
@@ -18,11 +19,8 @@ class Tensors:
 
     picture: PictureInput
     class_names: tuple[str, ...] = ()
+    defaults: Options = DEFAULTS
     name: str = NAME
-
-    @property
-    def layout(self) -> Layout:
-        return self.picture.layout
 
     def check(self, outputs: Outputs) -> None:
         """Whatever comes out is right."""
@@ -31,9 +29,9 @@ class Tensors:
         return Detections.none()
 
 
-def build(signature: GraphSignature, *, declared: bool) -> Tensors:
+def build(description: Description) -> Tensors:
     """Any model with one input for pictures."""
-    return Tensors(find_picture_input(signature))
+    return Tensors(description.picture_input())
 
 
-KIND = FamilyKind(NAME, build, by_itself=False)
+KIND = FamilyKind(NAME, None, build)

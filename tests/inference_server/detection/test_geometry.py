@@ -25,6 +25,24 @@ def test_the_letterbox_rounds_as_in_training(source, expected):
     assert (placement.left, placement.top, placement.width, placement.height) == expected
 
 
+def test_a_letterbox_in_the_corner_has_the_same_size():
+    assert place(Layout(640, 640, Resize.TOP_LEFT), 1280, 720) == Placement(0, 0, 640, 360, 1280, 720)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ((1280, 720), (-87, 0, 398, 224)),
+        ((500, 333), (-56, 0, 336, 224)),
+        ((224, 224), (0, 0, 224, 224)),
+        ((100, 400), (0, -336, 224, 896)),
+    ],
+)
+def test_a_crop_covers_the_input(source, expected):
+    placement = place(Layout(224, 224, Resize.CENTER_CROP), *source)
+    assert (placement.left, placement.top, placement.width, placement.height) == expected
+
+
 def test_stretching_fills_the_input():
     assert place(Layout(320, 200, Resize.STRETCH), 1280, 720) == Placement(0, 0, 320, 200, 1280, 720)
 
@@ -33,10 +51,10 @@ def test_stretching_fills_the_input():
 def test_the_picture_lies_inside_and_its_corners_come_back(source, size, resize):
     placement = place(Layout(*size, resize), *source)
     right, bottom = placement.left + placement.width, placement.top + placement.height
-    assert placement.left >= 0
-    assert placement.top >= 0
-    assert right <= size[0]
-    assert bottom <= size[1]
+    for start, end, side in ((placement.left, right, size[0]), (placement.top, bottom, size[1])):
+        inside = start >= 0 and end <= side
+        covering = start <= 0 and end >= side
+        assert covering if resize is Resize.CENTER_CROP else inside
     corners = placement.to_source(np.array([[placement.left, placement.top, right, bottom]], np.float32))
     np.testing.assert_allclose(corners, [[0, 0, *source]], rtol=1e-6, atol=1e-3)
 

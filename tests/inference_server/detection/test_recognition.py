@@ -1,13 +1,13 @@
 import pytest
 
-from inference_server.detection import FamilyKind, Layout, recognise
+from inference_server.detection import FamilyKind, Layout, Settings, read_settings, recognise
 from inference_server.detection import recognition as recognition_module
 from inference_server.detection.families import KINDS, yolo_detect
 from inference_server.errors import ModelRefused
 
 
 def declared(family):
-    return {"videoai": {"family": family}}
+    return Settings(family=family)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -23,24 +23,24 @@ def declared(family):
     ],
 )
 def test_the_input_tells_its_layout(signature, dtype, inputs, layout, batch, channels_last):
-    family = recognise(signature(inputs, dtype=dtype, imgsz="[256, 512]"), {})
-    assert (family.name, family.layout) == ("yolo-detect", layout)
+    family = recognise(signature(inputs, dtype=dtype, imgsz="[256, 512]"))
+    assert (family.name, family.picture.layout) == ("yolo-detect", layout)
     picture = family.picture
     assert (picture.batch, picture.channels_last, picture.dtype) == (batch, channels_last, dtype)
 
 
 def test_classes_come_from_the_file(signature):
-    assert recognise(signature((1, 3, 64, 64), (1, 6, 84), names="{0: 'cat', 1: 'dog'}"), {}).class_names == (
+    assert recognise(signature((1, 3, 64, 64), (1, 6, 84), names="{0: 'cat', 1: 'dog'}")).class_names == (
         "cat",
         "dog",
     )
 
 
 def test_without_names_the_shape_must_leave_one_reading(signature):
-    family = recognise(signature((1, 3, 64, 64), (1, 6, 84), names=None), {})
+    family = recognise(signature((1, 3, 64, 64), (1, 6, 84), names=None))
     assert family.class_names == ("class0", "class1")
     with pytest.raises(ModelRefused, match=r"no metadata key 'names'.*\(batch, 4 \+ classes, 84\)"):
-        recognise(signature((1, 3, 64, 64), (1, 6, 85), names=None), {})
+        recognise(signature((1, 3, 64, 64), (1, 6, 85), names=None))
 
 
 def test_a_declared_family_needs_less_of_the_file(signature):
@@ -51,16 +51,16 @@ def test_a_declared_family_needs_less_of_the_file(signature):
 def test_tensors_are_served_only_where_declared(signature):
     other = signature((1, 3, 64, 64), (1, 1000))
     family = recognise(other, declared("tensors"))
-    assert (family.name, family.class_names, family.layout) == ("tensors", (), Layout(64, 64))
+    assert (family.name, family.class_names, family.picture.layout) == ("tensors", (), Layout(64, 64))
     with pytest.raises(ModelRefused):
-        recognise(other, {})
+        recognise(other)
 
 
 REFUSED = {
     "two inputs": ({"inputs": ((1, 3, 64, 64), (1, 2))}, "expected one input, found 2"),
     "bytes": ({"dtype": "uint8"}, "expected float32 or float16"),
-    "three dimensions": ({"inputs": (3, 64, 64)}, r"expected \(batch, 3, height, width\)"),
-    "one channel": ({"inputs": (1, 1, 64, 64)}, r"expected \(batch, 3, height, width\)"),
+    "three dimensions": ({"inputs": (3, 64, 64)}, r"expected \(batch, channels, height, width\)"),
+    "two channels": ({"inputs": (1, 2, 64, 64)}, "3 or 1 channels"),
     "unknown input shape": ({"inputs": None}, "of unknown shape: expected"),
     "any size without imgsz": ({"inputs": (1, 3, None, None)}, "no metadata key 'imgsz'"),
     "a huge input": ({"inputs": (1, 3, 64, 10**6)}, "sides of at most 8192"),
@@ -81,7 +81,7 @@ REFUSED = {
 @pytest.mark.parametrize(("changes", "reason"), REFUSED.values(), ids=REFUSED)
 def test_what_fits_no_family_is_refused_with_what_was_seen_and_what_to_set(signature, changes, reason):
     with pytest.raises(ModelRefused, match=reason) as refusal:
-        recognise(signature(**changes), {})
+        recognise(signature(**changes))
     text = str(refusal.value)
     assert "metadata.attributes.videoai.family" in text
     assert all(kind.name in text for kind in KINDS)
@@ -93,14 +93,28 @@ def test_what_fits_no_family_is_refused_with_what_was_seen_and_what_to_set(signa
     [
         ({"videoai": "tensors"}, "metadata.attributes.videoai: expected an object"),
         ({"videoai": {"famly": "tensors"}}, "metadata.attributes.videoai.famly: no such key"),
-        (declared("yolo"), "expected one of yolo-detect, tensors, got 'yolo'"),
-        (declared(None), "got None"),
-        (declared(["tensors"]), r"got \['tensors'\]"),
+        ({"videoai": {"family": "yolo"}}, r"family: expected one of yolo-detect, .*tensors, got 'yolo'"),
+        ({"videoai": {"family": None}}, "got None"),
+        ({"videoai": {"family": ["tensors"]}}, r"got \['tensors'\]"),
+        ({"videoai": {"task": "detection"}}, r"task: expected one of detect, segment, .*got 'detection'"),
+        ({"videoai": {"class_names": ["a", 1]}}, r"class_names: expected a list of 1..65536 names"),
+        ({"videoai": {"input_size": [640]}}, r"input_size: expected \[height, width\] of 1..8192 pixels, got \[640\]"),
+        ({"videoai": {"input_size": [640, 640.5]}}, "input_size: expected"),
+        ({"videoai": {"input_size": [320, 320]}}, r"input_size: expected \[640, 640\] as input images"),
+        ({"videoai": {"color_order": "gray"}}, "color_order: input images .* has 3 channels, got gray"),
+        ({"videoai": {"resize": "squash"}}, "resize: expected one of letterbox, .*got 'squash'"),
+        ({"videoai": {"mean": [1, 2]}}, "mean: expected 1 or 3 numbers, got 2"),
+        ({"videoai": {"std": [0]}}, "std: expected a list of one number above 0"),
+        ({"videoai": {"scale": True}}, "scale: expected a number above 0, got True"),
+        ({"videoai": {"mean": [float("nan")]}}, "mean: expected"),
+        ({"videoai": {"confidence_threshold": 1.5}}, "confidence_threshold: expected 0..1, got 1.5"),
+        ({"videoai": {"max_detections": 0}}, "max_detections: expected 1..10000, got 0"),
+        ({"videoai": {"keypoint_shape": [17, 4]}}, r"keypoint_shape: expected \[1..1024, 2 or 3\]"),
     ],
 )
 def test_an_override_that_means_nothing_is_refused(signature, attributes, reason):
     with pytest.raises(ModelRefused, match=reason):
-        recognise(signature(), attributes)
+        recognise(signature(), read_settings(attributes))
 
 
 def test_a_declared_family_must_fit(signature):
@@ -109,14 +123,16 @@ def test_a_declared_family_must_fit(signature):
 
 
 def test_attributes_of_others_do_not_matter(signature):
-    assert recognise(signature(), {"team": "vision", "videoai": {}}).name == "yolo-detect"
+    assert recognise(signature(), read_settings({"team": "vision", "videoai": {}})).name == "yolo-detect"
 
 
 def test_a_file_that_fits_two_families_is_refused(signature, monkeypatch):
-    monkeypatch.setattr(recognition_module, "KINDS", (yolo_detect.KIND, FamilyKind("twin", yolo_detect.build)))
+    monkeypatch.setattr(
+        recognition_module, "KINDS", (yolo_detect.KIND, FamilyKind("twin", "detect", yolo_detect.build))
+    )
     with pytest.raises(ModelRefused, match=r"fits .* alike: set metadata.attributes.videoai.family"):
-        recognise(signature(), {})
-    assert recognise(signature(), declared("twin")).layout == Layout(640, 640)
+        recognise(signature())
+    assert recognise(signature(), declared("twin")).picture.layout == Layout(640, 640)
 
 
 def test_names_of_families_are_unique():

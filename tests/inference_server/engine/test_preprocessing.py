@@ -33,7 +33,7 @@ def test_what_the_file_says_stays(small_detector):
     model = small_detector(batch="batch", author="someone")
     weights = [tensor.SerializeToString() for tensor in model.graph.initializer]
     before = onnx.ModelProto.FromString(model.SerializeToString())
-    assert compose(model, recognise(signature_of(model), {}).picture) == "frames"
+    assert compose(model, recognise(signature_of(model)).picture) == "frames"
     onnx.checker.check_model(model, full_check=True)
     assert model.metadata_props == before.metadata_props
     assert model.opset_import == before.opset_import
@@ -44,7 +44,7 @@ def test_what_the_file_says_stays(small_detector):
 @pytest.mark.parametrize(("batch", "expected"), [(1, 1), (4, 4), ("N", None)])
 def test_the_batch_stays_as_it_was(small_detector, batch, expected):
     model = small_detector(batch=batch)
-    compose(model, recognise(signature_of(model), {}).picture)
+    compose(model, recognise(signature_of(model)).picture)
     (frames,) = signature_of(model).inputs
     assert str(frames) == f"frames uint8[{expected or '?'}, 32, 48, 3]"
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == (batch if isinstance(batch, str) else "")

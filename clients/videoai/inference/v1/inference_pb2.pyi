@@ -106,11 +106,15 @@ class AnalyzeConfig(_message.Message):
     max_frames: _builtins.int
     """Stop after so many analysed frames; 0 means no limit."""
     confidence_threshold: _builtins.float
-    """Lowest score reported, 0..1; 0.25 if unset."""
+    """Only scores above this are reported, 0..1. If unset, what the registry entry says, else 0.25; 0 for classification."""
     iou_threshold: _builtins.float
-    """Boxes of one class that overlap a better one by more than this are suppressed, 0..1; 0.7 if unset."""
+    """Boxes of one class that overlap a better one by more than this are suppressed, 0..1. If unset, what the
+    registry entry says, else 0.7. Without effect on models that suppress in their own graph.
+    """
     max_detections: _builtins.int
-    """At most so many detections a frame, 1..10000, best first; 300 if unset."""
+    """At most so many detections or classes a frame, 1..10000, best first. If unset, what the registry entry says, else 300
+    detections or 5 classes.
+    """
     delivery: Global___Delivery.ValueType
     """What to do when results are taken slowly."""
     include_tensors: _builtins.bool
@@ -470,6 +474,7 @@ class Detection(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     KEYPOINTS_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    ORIENTED_BOX_FIELD_NUMBER: _builtins.int
     class_id: _builtins.int
     """Class, from 0, as the model numbers them."""
     class_name: _builtins.str
@@ -488,6 +493,10 @@ class Detection(_message.Message):
     def mask(self) -> Global___Mask:
         """Its outline; for segmentation models."""
 
+    @_builtins.property
+    def oriented_box(self) -> Global___OrientedBox:
+        """Its box at the angle it lies at; for models of oriented boxes. box is then what encloses it, inside the picture."""
+
     def __init__(
         self,
         *,
@@ -497,14 +506,53 @@ class Detection(_message.Message):
         score: _builtins.float = ...,
         keypoints: _abc.Iterable[Global___Keypoint] | None = ...,
         mask: Global___Mask | None = ...,
+        oriented_box: Global___OrientedBox | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "mask", b"mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "mask", b"mask", "oriented_box", b"oriented_box"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "class_id", b"class_id", "class_name", b"class_name", "keypoints", b"keypoints", "mask", b"mask", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["box", b"box", "class_id", b"class_id", "class_name", b"class_name", "keypoints", b"keypoints", "mask", b"mask", "oriented_box", b"oriented_box", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Detection: _TypeAlias = Detection  # noqa: Y015
+
+@_typing.final
+class OrientedBox(_message.Message):
+    """A turned box, in pixels of the picture as displayed; it may reach beyond the picture."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CENTER_X_FIELD_NUMBER: _builtins.int
+    CENTER_Y_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    ANGLE_FIELD_NUMBER: _builtins.int
+    center_x: _builtins.float
+    """Centre to the right, in pixels."""
+    center_y: _builtins.float
+    """Centre down, in pixels."""
+    width: _builtins.float
+    """Size along the axis that angle turns, in pixels."""
+    height: _builtins.float
+    """Size across that axis, in pixels."""
+    angle: _builtins.float
+    """How far the axis of width is turned from pointing right, in radians, clockwise as seen on the picture: -pi/4..3*pi/4."""
+    def __init__(
+        self,
+        *,
+        center_x: _builtins.float = ...,
+        center_y: _builtins.float = ...,
+        width: _builtins.float = ...,
+        height: _builtins.float = ...,
+        angle: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["angle", b"angle", "center_x", b"center_x", "center_y", b"center_y", "height", b"height", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrientedBox: _TypeAlias = OrientedBox  # noqa: Y015
 
 @_typing.final
 class BoundingBox(_message.Message):
@@ -862,11 +910,15 @@ class AnalyzeFramesRequest(_message.Message):
     model_name: _builtins.str
     """Model to run; may be empty if the server serves exactly one."""
     confidence_threshold: _builtins.float
-    """Lowest score reported, 0..1; 0.25 if unset."""
+    """Only scores above this are reported, 0..1. If unset, what the registry entry says, else 0.25; 0 for classification."""
     iou_threshold: _builtins.float
-    """Boxes of one class that overlap a better one by more than this are suppressed, 0..1; 0.7 if unset."""
+    """Boxes of one class that overlap a better one by more than this are suppressed, 0..1. If unset, what the
+    registry entry says, else 0.7. Without effect on models that suppress in their own graph.
+    """
     max_detections: _builtins.int
-    """At most so many detections a picture, 1..10000, best first; 300 if unset."""
+    """At most so many detections or classes a picture, 1..10000, best first. If unset, what the registry entry says, else
+    300 detections or 5 classes.
+    """
     include_tensors: _builtins.bool
     """Also return the model's raw output tensors."""
     @_builtins.property

@@ -10,7 +10,7 @@ CLASSES = 5
 @pytest.fixture
 def family(signature):
     names = str([f"thing {index}" for index in range(CLASSES)])
-    return recognise(signature(outputs=(1, 4 + CLASSES, 8400), names=names), {})
+    return recognise(signature(outputs=(1, 4 + CLASSES, 8400), names=names))
 
 
 def output_of(*rows):
@@ -65,7 +65,7 @@ def test_detections_are_those_of_a_plain_loop(family, seed):
         class_ids=None if seed % 3 else frozenset({1, 4}),
     )
     expected = reference(output, source, options)
-    found = family.decode({"output0": output}, place(family.layout, *source), options)
+    found = family.decode({"output0": output}, place(family.picture.layout, *source), options)
     assert found.class_ids.tolist() == [class_id for class_id, _, _ in expected]
     np.testing.assert_allclose(found.scores, [score for _, score, _ in expected], atol=1e-6)
     np.testing.assert_allclose(found.boxes, np.reshape([box for _, _, box in expected], (-1, 4)), atol=0.01)
@@ -75,7 +75,7 @@ def test_detections_are_those_of_a_plain_loop(family, seed):
 def test_a_score_must_be_above_the_threshold(family):
     found = family.decode(
         output_of(anchor((50, 50, 10, 10), c0=0.5), anchor((500, 500, 10, 10), c0=0.5625)),
-        place(family.layout, 640, 640),
+        place(family.picture.layout, 640, 640),
         Options(confidence_threshold=0.5),
     )
     assert found.scores.tolist() == [0.5625]
@@ -83,19 +83,19 @@ def test_a_score_must_be_above_the_threshold(family):
 
 def test_an_anchor_counts_for_its_best_class_alone(family):
     outputs = output_of(anchor((50, 50, 10, 10), c0=0.9, c1=0.8))
-    placement = place(family.layout, 640, 640)
+    placement = place(family.picture.layout, 640, 640)
     assert family.decode(outputs, placement, Options()).class_ids.tolist() == [0]
     assert len(family.decode(outputs, placement, Options(class_ids=frozenset({1})))) == 0
 
 
 def test_nothing_wanted_is_nothing_found(family):
     outputs = output_of(anchor((50, 50, 10, 10), c0=0.9))
-    assert len(family.decode(outputs, place(family.layout, 640, 640), Options(class_ids=frozenset()))) == 0
+    assert len(family.decode(outputs, place(family.picture.layout, 640, 640), Options(class_ids=frozenset()))) == 0
 
 
 def test_half_precision_is_read_as_it_is(family):
     outputs = {"output0": output_of(anchor((320, 320, 64, 32), c2=0.75))["output0"].astype(np.float16)}
-    found = family.decode(outputs, place(family.layout, 1280, 720), Options())
+    found = family.decode(outputs, place(family.picture.layout, 1280, 720), Options())
     assert found.boxes.tolist() == [[576, 328, 704, 392]]
     assert found.boxes.dtype == np.float32
 
@@ -103,7 +103,7 @@ def test_half_precision_is_read_as_it_is(family):
 def test_outputs_are_left_as_they_are(family):
     outputs = output_of(anchor((320, 320, 64, 32), c2=0.75))
     before = outputs["output0"].copy()
-    family.decode(outputs, place(family.layout, 1280, 720), Options())
+    family.decode(outputs, place(family.picture.layout, 1280, 720), Options())
     np.testing.assert_array_equal(outputs["output0"], before)
 
 
