@@ -23,7 +23,10 @@ from videoai.inference.v1 import inference_pb2
 
 FOLDER = Path(os.environ.get("EXPORTERS_FOLDER", "build/exporters"))
 PIXELS, SCORE, MASK = 1.0, 1e-3, 0.02  # the last: share of a mask's pixels that may differ
-TIES = 0.02  # share of detections that may differ where many score the same
+# The exporter tells classes apart by moving their boxes far away, where single precision is some hundredths of a pixel:
+# of a thousand boxes, one or two overlap so closely as much as is allowed that it keeps or drops the other one.
+SHARE = 0.005
+COARSER, COARSE_SHARE = 10, 0.02  # of coarse files: times the tolerances, and share of detections that may differ
 
 Arrays = dict[str, NDArray[Any]]
 VERSIONS = itertools.count(1)
@@ -47,7 +50,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 def test_the_service_answers_as_the_exporter(pair: Pair, name: str) -> None:
     serve(pair, name)
     for picture, wanted in zip(pictures(*CASES[name].pictures), expected(name), strict=True):
-        check(ask(pair, picture, wanted), wanted, CASES[name].ties)
+        check(ask(pair, picture, wanted), wanted, CASES[name].coarse)
 
 
 def test_a_video_is_answered_as_its_pictures_are(pair: Pair, tmp_path: Path) -> None:
@@ -57,7 +60,7 @@ def test_a_video_is_answered_as_its_pictures_are(pair: Pair, tmp_path: Path) -> 
     encode(path, pictures(*CASES[name].pictures))
     asked = {"confidence_threshold": CONFIDENCE, "iou_threshold": IOU, "max_detections": LIMIT}
     for answer, wanted in zip(pair.analyze(path, **asked), expected(name), strict=True):
-        check(answer, wanted, CASES[name].ties)
+        check(answer, wanted, CASES[name].coarse)
 
 
 def encode(path: Path, frames: list[NDArray[np.uint8]]) -> None:
@@ -79,13 +82,11 @@ def serve(pair: Pair, name: str) -> None:
     assert served.running_version == version, served.last_error
 
 
-def expected(name: str) -> list[Arrays]:
-    """What the exporter's package found, for each picture."""
+def expected(name: str) -> Iterator[Arrays]:
+    """What the exporter's package found, for one picture after the other."""
     with np.load(FOLDER / f"{name}.npz") as found:
-        return [
-            {key.rpartition("_")[0]: found[key] for key in found.files if key.endswith(f"_{index}")}
-            for index in range(COUNT)
-        ]
+        for index in range(COUNT):
+            yield {key.rpartition("_")[0]: found[key] for key in found.files if key.endswith(f"_{index}")}
 
 
 def settled(pair: Pair, version: int) -> inference_pb2.ServedModel | None:
@@ -100,7 +101,7 @@ def ask(pair: Pair, picture: NDArray[np.uint8], wanted: Arrays) -> inference_pb2
     return pair.answer(picture, confidence_threshold=CONFIDENCE, iou_threshold=IOU, max_detections=LIMIT)
 
 
-def check(answer: inference_pb2.FrameResult, wanted: Arrays, ties: bool) -> None:
+def check(answer: inference_pb2.FrameResult, wanted: Arrays, coarse: bool) -> None:
     if "probabilities" in wanted:
         found = np.zeros_like(wanted["probabilities"])
         for item in answer.classifications:
@@ -110,20 +111,19 @@ def check(answer: inference_pb2.FrameResult, wanted: Arrays, ties: bool) -> None
         return
     found_arrays = arrays(answer, wanted)
     assert len(wanted["scores"]) > 20
-    partners = match(found_arrays, wanted)
-    missing = [row for row, partner in enumerate(partners) if partner is None]
-    extra = sorted(set(range(len(found_arrays["scores"]))) - {partner for partner in partners if partner is not None})
+    partners = match(found_arrays, wanted, COARSER if coarse else 1)
     # What scores as much as is asked for may be on one side of it here and on the other there.
-    missing = [row for row in missing if wanted["scores"][row] > CONFIDENCE + SCORE]
-    extra = [row for row in extra if found_arrays["scores"][row] > CONFIDENCE + SCORE]
-    allowed = TIES * len(partners) if ties else 0
+    sure = CONFIDENCE + SCORE
+    missing = [row for row, partner in enumerate(partners) if partner is None and wanted["scores"][row] > sure]
+    extra = [row for row, score in enumerate(found_arrays["scores"]) if row not in partners and score > sure]
+    allowed = (COARSE_SHARE if coarse else SHARE) * len(partners)
     assert len(missing) <= allowed, f"{len(missing)} of {len(partners)} not found, first: {row_of(wanted, missing[0])}"
     assert len(extra) <= allowed, f"{len(extra)} more than {len(partners)}, first: {row_of(found_arrays, extra[0])}"
     if "masks" in wanted:
         compare_masks(found_arrays["masks"], wanted["masks"], partners)
 
 
-def match(found: Arrays, wanted: Arrays) -> list[int | None]:
+def match(found: Arrays, wanted: Arrays, coarser: float) -> list[int | None]:
     """For each row of `wanted` the one of `found` that is the same detection."""
     free = np.ones(len(found["scores"]), np.bool_)
     partners: list[int | None] = []
@@ -131,8 +131,8 @@ def match(found: Arrays, wanted: Arrays) -> list[int | None]:
         same = (
             free
             & (found["classes"] == wanted["classes"][row])
-            & (np.abs(found["scores"] - wanted["scores"][row]) <= SCORE)
-            & (apart(found, wanted, row) <= PIXELS)
+            & (np.abs(found["scores"] - wanted["scores"][row]) <= SCORE * coarser)
+            & (apart(found, wanted, row) <= PIXELS * coarser)
         )
         partner = int(np.argmax(same)) if same.any() else None
         if partner is not None:
