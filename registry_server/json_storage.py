@@ -147,8 +147,10 @@ class JsonFileStorage:
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _read(self) -> bytes | None:
+        """The file as it is now; the very object that was seen before if that is what it holds."""
+        known = self._seen.data if self._seen else None
         try:
-            return self._files.read(self._path)
+            return self._files.read(self._path, known or b"")
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -126,6 +126,7 @@ def activate(
     *,
     expected: int | None = None,
     request_id: str = "",
+    requested_by: str = "",
 ) -> Change:
     """Put a version into production and its predecessor back to staging."""
     earlier = history.find_request(catalog.history, request_id) if request_id else None
@@ -145,7 +146,13 @@ def activate(
     promoted = _promoted(entry, artifacts, moment)
     demoted = _changed(present, status=Status.STAGING.value) if present else None
     record = history.activation(
-        model_name, present_version, version, moment=moment.time, revision=moment.revision, request_id=request_id
+        model_name,
+        present_version,
+        version,
+        moment=moment.time,
+        revision=moment.revision,
+        request_id=request_id,
+        requested_by=requested_by,
     )
     # Demote first: no catalog, not even one on the way, has two versions in production.
     next_one = catalog.with_entry(demoted) if demoted else catalog
@@ -153,9 +160,12 @@ def activate(
     return Change(next_one, promoted, demoted)
 
 
-def rollback(catalog: Catalog, model_name: str, artifacts: Artifacts, moment: Moment) -> Change:
+def rollback(
+    catalog: Catalog, model_name: str, artifacts: Artifacts, moment: Moment, *, requested_by: str = ""
+) -> Change:
     """Activate the version that was in production before the present one."""
-    return activate(catalog, model_name, rollback_target(catalog, model_name), artifacts, moment)
+    target = rollback_target(catalog, model_name)
+    return activate(catalog, model_name, target, artifacts, moment, requested_by=requested_by)
 
 
 def rollback_target(catalog: Catalog, model_name: str) -> int:

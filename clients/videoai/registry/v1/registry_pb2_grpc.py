@@ -64,6 +64,16 @@ class ModelRegistryServiceStub(object):
                 request_serializer=videoai_dot_registry_dot_v1_dot_registry__pb2.RollbackProductionRequest.SerializeToString,
                 response_deserializer=videoai_dot_registry_dot_v1_dot_registry__pb2.RollbackProductionResponse.FromString,
                 _registered_method=True)
+        self.ListActivations = channel.unary_unary(
+                '/videoai.registry.v1.ModelRegistryService/ListActivations',
+                request_serializer=videoai_dot_registry_dot_v1_dot_registry__pb2.ListActivationsRequest.SerializeToString,
+                response_deserializer=videoai_dot_registry_dot_v1_dot_registry__pb2.ListActivationsResponse.FromString,
+                _registered_method=True)
+        self.GetRegistryState = channel.unary_unary(
+                '/videoai.registry.v1.ModelRegistryService/GetRegistryState',
+                request_serializer=videoai_dot_registry_dot_v1_dot_registry__pb2.GetRegistryStateRequest.SerializeToString,
+                response_deserializer=videoai_dot_registry_dot_v1_dot_registry__pb2.GetRegistryStateResponse.FromString,
+                _registered_method=True)
         self.ArchiveModelVersion = channel.unary_unary(
                 '/videoai.registry.v1.ModelRegistryService/ArchiveModelVersion',
                 request_serializer=videoai_dot_registry_dot_v1_dot_registry__pb2.ArchiveModelVersionRequest.SerializeToString,
@@ -155,6 +165,20 @@ class ModelRegistryServiceServicer(object):
 
     def RollbackProduction(self, request, context):
         """Activates the version that was in production before the present one. FAILED_PRECONDITION: there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListActivations(self, request, context):
+        """Tells what was in production when, newest first. NOT_FOUND: nothing is known of the model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRegistryState(self, request, context):
+        """Tells how the registry is: which state it serves, and why it refuses changes if it does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -257,6 +281,16 @@ def add_ModelRegistryServiceServicer_to_server(servicer, server):
                     servicer.RollbackProduction,
                     request_deserializer=videoai_dot_registry_dot_v1_dot_registry__pb2.RollbackProductionRequest.FromString,
                     response_serializer=videoai_dot_registry_dot_v1_dot_registry__pb2.RollbackProductionResponse.SerializeToString,
+            ),
+            'ListActivations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListActivations,
+                    request_deserializer=videoai_dot_registry_dot_v1_dot_registry__pb2.ListActivationsRequest.FromString,
+                    response_serializer=videoai_dot_registry_dot_v1_dot_registry__pb2.ListActivationsResponse.SerializeToString,
+            ),
+            'GetRegistryState': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRegistryState,
+                    request_deserializer=videoai_dot_registry_dot_v1_dot_registry__pb2.GetRegistryStateRequest.FromString,
+                    response_serializer=videoai_dot_registry_dot_v1_dot_registry__pb2.GetRegistryStateResponse.SerializeToString,
             ),
             'ArchiveModelVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.ArchiveModelVersion,
@@ -444,6 +478,60 @@ class ModelRegistryService(object):
             '/videoai.registry.v1.ModelRegistryService/RollbackProduction',
             videoai_dot_registry_dot_v1_dot_registry__pb2.RollbackProductionRequest.SerializeToString,
             videoai_dot_registry_dot_v1_dot_registry__pb2.RollbackProductionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListActivations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/videoai.registry.v1.ModelRegistryService/ListActivations',
+            videoai_dot_registry_dot_v1_dot_registry__pb2.ListActivationsRequest.SerializeToString,
+            videoai_dot_registry_dot_v1_dot_registry__pb2.ListActivationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRegistryState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/videoai.registry.v1.ModelRegistryService/GetRegistryState',
+            videoai_dot_registry_dot_v1_dot_registry__pb2.GetRegistryStateRequest.SerializeToString,
+            videoai_dot_registry_dot_v1_dot_registry__pb2.GetRegistryStateResponse.FromString,
             options,
             channel_credentials,
             insecure,

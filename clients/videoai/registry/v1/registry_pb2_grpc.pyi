@@ -56,6 +56,10 @@ class ModelRegistryServiceStub:
     """
     RollbackProduction: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RollbackProductionRequest, _registry_pb2.RollbackProductionResponse]
     """Activates the version that was in production before the present one. FAILED_PRECONDITION: there is none."""
+    ListActivations: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListActivationsRequest, _registry_pb2.ListActivationsResponse]
+    """Tells what was in production when, newest first. NOT_FOUND: nothing is known of the model."""
+    GetRegistryState: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetRegistryStateRequest, _registry_pb2.GetRegistryStateResponse]
+    """Tells how the registry is: which state it serves, and why it refuses changes if it does."""
     ArchiveModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ArchiveModelVersionRequest, _registry_pb2.ArchiveModelVersionResponse]
     """Marks a version as archived: kept and listed, but no longer to be activated.
     NOT_FOUND: no such version. FAILED_PRECONDITION: it is in production.
@@ -115,6 +119,10 @@ class ModelRegistryServiceAsyncStub(ModelRegistryServiceStub):
     """
     RollbackProduction: _aio.UnaryUnaryMultiCallable[_registry_pb2.RollbackProductionRequest, _registry_pb2.RollbackProductionResponse]  # type: ignore[assignment]
     """Activates the version that was in production before the present one. FAILED_PRECONDITION: there is none."""
+    ListActivations: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListActivationsRequest, _registry_pb2.ListActivationsResponse]  # type: ignore[assignment]
+    """Tells what was in production when, newest first. NOT_FOUND: nothing is known of the model."""
+    GetRegistryState: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetRegistryStateRequest, _registry_pb2.GetRegistryStateResponse]  # type: ignore[assignment]
+    """Tells how the registry is: which state it serves, and why it refuses changes if it does."""
     ArchiveModelVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.ArchiveModelVersionRequest, _registry_pb2.ArchiveModelVersionResponse]  # type: ignore[assignment]
     """Marks a version as archived: kept and listed, but no longer to be activated.
     NOT_FOUND: no such version. FAILED_PRECONDITION: it is in production.
@@ -201,6 +209,22 @@ class ModelRegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.RollbackProductionResponse, _abc.Awaitable[_registry_pb2.RollbackProductionResponse]]:
         """Activates the version that was in production before the present one. FAILED_PRECONDITION: there is none."""
+
+    @_abc_1.abstractmethod
+    def ListActivations(
+        self,
+        request: _registry_pb2.ListActivationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListActivationsResponse, _abc.Awaitable[_registry_pb2.ListActivationsResponse]]:
+        """Tells what was in production when, newest first. NOT_FOUND: nothing is known of the model."""
+
+    @_abc_1.abstractmethod
+    def GetRegistryState(
+        self,
+        request: _registry_pb2.GetRegistryStateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetRegistryStateResponse, _abc.Awaitable[_registry_pb2.GetRegistryStateResponse]]:
+        """Tells how the registry is: which state it serves, and why it refuses changes if it does."""
 
     @_abc_1.abstractmethod
     def ArchiveModelVersion(
