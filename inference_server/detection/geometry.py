@@ -52,17 +52,30 @@ class Placement:
     source_width: int
     source_height: int
 
+    @property
+    def scale(self) -> NDArray[np.float32]:
+        """(2,): source pixels for each input pixel, across and down, after rounding to whole pixels."""
+        return np.array([self.source_width / self.width, self.source_height / self.height], np.float32)
+
     def to_source(self, coordinates: NDArray[Any]) -> NDArray[np.float32]:
         """Turn input pixels into pixels of the source picture, clipped to it.
 
         `coordinates` is (..., 2k): x and y alternate along the last axis, so boxes (N, 4) as corners and points
-        (N, 2) both fit. Each axis is scaled by what it was really scaled by, after rounding to whole pixels.
+        (N, 2) both fit. Each axis is scaled by what it was really scaled by.
         """
+        return self.clip(self.beyond_source(coordinates))
+
+    def beyond_source(self, coordinates: NDArray[Any]) -> NDArray[np.float32]:
+        """As `to_source`, but not clipped."""
         pairs = coordinates.reshape(*coordinates.shape[:-1], coordinates.shape[-1] // 2, 2)
-        scale = np.array([self.source_width / self.width, self.source_height / self.height], np.float32)
-        source = (pairs - np.array([self.left, self.top], np.float32)) * scale
+        source = (pairs - np.array([self.left, self.top], np.float32)) * self.scale
+        return source.astype(np.float32, copy=False).reshape(coordinates.shape)
+
+    def clip(self, coordinates: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Move source pixels (..., 2k) that lie outside the picture to its edge."""
+        pairs = coordinates.reshape(*coordinates.shape[:-1], coordinates.shape[-1] // 2, 2)
         limit = np.array([self.source_width, self.source_height], np.float32)
-        return np.clip(source, 0, limit).astype(np.float32, copy=False).reshape(coordinates.shape)
+        return np.clip(pairs, 0, limit).reshape(coordinates.shape)
 
 
 def place(layout: Layout, source_width: int, source_height: int) -> Placement:

@@ -2,6 +2,6 @@
 
 from inference_server.detection.families import tensors, yolo_detect
 
-KINDS = (yolo_detect.KIND, tensors.KIND)
+KINDS = (yolo_detect.KIND, yolo_detect.KIND_END2END, tensors.KIND)
 
 __all__ = ["KINDS"]

@@ -128,7 +128,7 @@ def test_attributes_of_others_do_not_matter(signature):
 
 def test_a_file_that_fits_two_families_is_refused(signature, monkeypatch):
     monkeypatch.setattr(
-        recognition_module, "KINDS", (yolo_detect.KIND, FamilyKind("twin", "detect", yolo_detect.build))
+        recognition_module, "KINDS", (yolo_detect.KIND, FamilyKind("twin", "detect", yolo_detect.KIND.build))
     )
     with pytest.raises(ModelRefused, match=r"fits .* alike: set metadata.attributes.videoai.family"):
         recognise(signature())
