@@ -1,7 +1,17 @@
 """The families of models that this server reads, one module each. A new one is added to KINDS, and nowhere else."""
 
-from inference_server.detection.families import tensors, yolo_detect
+from inference_server.detection.families import detr, rf_detr, rtdetr, tensors, yolo_detect, yolov5, yolox
 
-KINDS = (yolo_detect.KIND, yolo_detect.KIND_END2END, tensors.KIND)
+KINDS = (
+    yolo_detect.KIND,
+    yolo_detect.KIND_END2END,
+    yolov5.KIND,
+    yolox.KIND,
+    yolox.KIND_DECODED,
+    rtdetr.KIND,
+    detr.KIND,
+    rf_detr.KIND,
+    tensors.KIND,
+)
 
 __all__ = ["KINDS"]
