@@ -143,7 +143,7 @@ def three_dimensions(output: TensorSpec) -> tuple[int | None, ...]:
 
 def check_scores(name: str, scores: NDArray[np.floating[Any]]) -> None:
     """Raise ModelRefused where scores are not in 0..1, as those of another layout or before the sigmoid."""
-    if scores.size and not (-ROUNDING <= scores.min() and scores.max() <= 1 + ROUNDING):
+    if scores.size and not (scores.min() >= -ROUNDING and scores.max() <= 1 + ROUNDING):
         raise ModelRefused(f"output {name}: expected scores in 0..1, got {scores.min():.4g}..{scores.max():.4g}")
 
 

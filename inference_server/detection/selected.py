@@ -69,7 +69,10 @@ class SelectedRows:
 def selected_rows(
     description: Description, output: TensorSpec, layout: Layout, extras: int = 0
 ) -> tuple[SelectedRows, tuple[str, ...]]:
-    """The columns of `output` and the names of the classes, if the file has any; any `layout` will do. Raises ModelRefused."""
+    """The columns of `output` and the names of the classes, if the file has any; whatever the `layout`.
+
+    Raises ModelRefused.
+    """
     _, objects, columns = three_dimensions(output)
     names = description.class_names()
     expected = EXTRAS + extras
