@@ -22,7 +22,6 @@ from inference_server.detection.oriented import enclosing, suppress_oriented, to
 from inference_server.detection.pixels import PictureInput
 from inference_server.detection.results import DEFAULTS, Detections, Options
 from inference_server.detection.selected import selected_rows
-from inference_server.errors import ModelRefused
 
 NAME = "yolo-obb"
 NAME_END2END = "yolo-obb-end2end"
@@ -58,8 +57,6 @@ class YoloObb:
 def build(name: str, read_head: ReadHead, description: Description) -> YoloObb:
     """A model with one output, a head as `read_head` reads it, whose last column is the angle."""
     picture = description.picture_input()
-    if not description.tasked:
-        raise ModelRefused("expected the metadata key 'task', for the rows are those of a detector with one more class")
     head, names = read_head(description, description.output(), picture.layout, 1)
     return YoloObb(name, picture, head, name == NAME_END2END, names)
 
