@@ -36,6 +36,10 @@ from registry_server.storage import Storage
 log = structlog.get_logger(__name__)
 
 CHUNK_BYTES = 2**20
+"""The most that a message may carry."""
+READ_BYTES = 2**19
+"""What a download carries: of 1 MiB, memory would go back to the system and come again with each message, at a third of
+the time."""
 
 T = TypeVar("T")
 
@@ -204,7 +208,7 @@ async def _read(file: BufferedReader, digest: Digest, offset: int, what: str) ->
     file.seek(0)
 
     def read() -> bytes:
-        chunk = file.read(CHUNK_BYTES)
+        chunk = file.read(READ_BYTES)
         seen.update(chunk)
         return chunk
 

@@ -132,7 +132,7 @@ def measure(root: Path, registry: RegistryClient, bare: grpc.Channel, source: Pa
             yield compare(what, measured, name, partial(rate, reference), "MiB/s")
 
 
-def memory(process: psutil.Process, work: Callable[[], object]) -> dict[str, float]:
+def memory(process: psutil.Process, work: Callable[[], object]) -> dict[str, int]:
     """MiB of memory that the process holds before, at the most meanwhile, and after."""
     before = process.memory_info().rss / MIB
     most = before
@@ -141,7 +141,8 @@ def memory(process: psutil.Process, work: Callable[[], object]) -> dict[str, flo
         while not running.done():
             most = max(most, process.memory_info().rss / MIB)
         running.result()
-    return {"before": before, "most": most, "after": process.memory_info().rss / MIB}
+    after = process.memory_info().rss / MIB
+    return {"before": round(before), "most": round(most), "after": round(after)}
 
 
 def main(root: Path) -> None:
@@ -163,8 +164,6 @@ def main(root: Path) -> None:
             "download": memory(server, partial(registry.download, "large", 1, root / "target")),
         }
     report("transfers", rows, {"file_bytes": SIZE, "large_file_bytes": LARGE, "server_memory_mib": used})
-    for what, taken in used.items():
-        print(f"memory of the registry, {what} of {LARGE // MIB} MiB:", {k: round(v) for k, v in taken.items()})
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def test_more_rows_than_classes(refusal, small_detector):
 
 
 def test_rows_that_the_graph_hides_until_it_runs(refusal, small_detector):
-    model = small_detector(names="['a']")
+    model = small_detector(names="['a']", task="detect")
     del model.graph.output[0].type.tensor_type.shape.dim[1:]
     for _ in range(2):
         model.graph.output[0].type.tensor_type.shape.dim.add()
