@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,14 @@ def signature_of(model: ModelProto) -> GraphSignature:
         inputs=tuple(_spec(value) for value in model.graph.input if value.name not in constants),
         outputs=tuple(_spec(value) for value in model.graph.output),
         metadata={entry.key: entry.value for entry in model.metadata_props},
+        operators=frozenset(node.op_type for nodes in _all_nodes(model) for node in nodes),
     )
+
+
+def _all_nodes(model: ModelProto) -> Iterator[Any]:
+    yield model.graph.node
+    for function in model.functions:
+        yield function.node
 
 
 def _spec(value: ValueInfoProto) -> TensorSpec:

@@ -46,6 +46,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
             for server in ("registry_server", "inference_server")
             for module in ("settings", "__main__")
         ),
+        "registry_server.edit",
         "server_kit.options",
         "server_kit.healthcheck",
         *CLIENTS,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from videoai.cli import output, show
+from videoai.cli import output, programs, show
 from videoai.cli.options import Settings, global_options, pass_settings
 from videoai.cli.waiting import until_applied, wait_options
 from videoai.registry.v1 import registry_pb2
@@ -162,6 +162,20 @@ def archive(settings: Settings, name: str, version: int) -> None:
     """Keep VERSION of NAME for the record only."""
     with settings.registry_client() as registry:
         show.model(settings, registry.archive(name, version), f"archived {name} version {version}")
+
+
+@models.command()
+@click.option("--root", metavar="DIR", envvar="VIDEOAI_ROOT", help="Folder that holds models/.  [VIDEOAI_ROOT]")
+@click.option("--storage", metavar="URL", envvar="VIDEOAI_REGISTRY_STORAGE", help="Where it is, if not there.")
+@click.pass_context
+def edit(context: click.Context, root: str | None, storage: str | None) -> None:
+    """Open the registry file in $VISUAL or $EDITOR, and put it in place once it can be read.
+
+    For the machine that has the file; it needs videoai[registry] and no server. Servers over the same file take the
+    edit up within a second.
+    """
+    flags = [part for name, value in (("--root", root), ("--storage", storage)) if value for part in (name, value)]
+    context.exit(programs.become("registry_server", [*flags, "edit"]))
 
 
 @models.command()
