@@ -28,6 +28,11 @@ class Description:
         """Whether the registry entry names the family, so that less has to follow from the file."""
         return self.settings.family is not None
 
+    @property
+    def tasked(self) -> bool:
+        """Whether it is said what the model does, so that dimensions the file leaves open may be what they must."""
+        return self.declared or self.settings.task is not None or "task" in self.signature.metadata
+
     def class_names(self) -> tuple[str, ...] | None:
         """The classes in the order of their ids; None where neither entry nor file names them. Raises ModelRefused."""
         return self.settings.class_names or read_class_names(self.signature.metadata)

@@ -52,24 +52,38 @@ class Placement:
     source_width: int
     source_height: int
 
+    @property
+    def scale(self) -> NDArray[np.float32]:
+        """(2,): source pixels for each input pixel, across and down, after rounding to whole pixels."""
+        return np.array([self.source_width / self.width, self.source_height / self.height], np.float32)
+
     def to_source(self, coordinates: NDArray[Any]) -> NDArray[np.float32]:
         """Turn input pixels into pixels of the source picture, clipped to it.
 
         `coordinates` is (..., 2k): x and y alternate along the last axis, so boxes (N, 4) as corners and points
-        (N, 2) both fit. Each axis is scaled by what it was really scaled by, after rounding to whole pixels.
+        (N, 2) both fit. Each axis is scaled by what it was really scaled by.
         """
+        return self.clip(self.beyond_source(coordinates))
+
+    def beyond_source(self, coordinates: NDArray[Any]) -> NDArray[np.float32]:
+        """As `to_source`, but not clipped."""
         pairs = coordinates.reshape(*coordinates.shape[:-1], coordinates.shape[-1] // 2, 2)
-        scale = np.array([self.source_width / self.width, self.source_height / self.height], np.float32)
-        source = (pairs - np.array([self.left, self.top], np.float32)) * scale
+        source = (pairs - np.array([self.left, self.top], np.float32)) * self.scale
+        return source.astype(np.float32, copy=False).reshape(coordinates.shape)
+
+    def clip(self, coordinates: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Move source pixels (..., 2k) that lie outside the picture to its edge."""
+        pairs = coordinates.reshape(*coordinates.shape[:-1], coordinates.shape[-1] // 2, 2)
         limit = np.array([self.source_width, self.source_height], np.float32)
-        return np.clip(source, 0, limit).astype(np.float32, copy=False).reshape(coordinates.shape)
+        return np.clip(pairs, 0, limit).reshape(coordinates.shape)
 
 
 def place(layout: Layout, source_width: int, source_height: int) -> Placement:
     """Where a picture of `source_width` x `source_height` pixels goes in `layout`.
 
-    Sizes are rounded as the models' own tools do it, so that a model sees what it saw in training: letterboxes as
-    Ultralytics does, the crop as torchvision. Raises ValueError for a picture without pixels.
+    Sizes are rounded as the models' own tools do it, so that a model sees what it saw in training: the letterbox as
+    Ultralytics does, the one in the corner as YOLOX, the crop as torchvision. Raises ValueError for a picture without
+    pixels.
     """
     if source_width < 1 or source_height < 1:
         raise ValueError(f"picture: expected at least 1x1 pixels, got {source_width}x{source_height}")
@@ -78,9 +92,10 @@ def place(layout: Layout, source_width: int, source_height: int) -> Placement:
     if layout.resize is Resize.CENTER_CROP:
         return _crop(layout, source_width, source_height)
     scale = min(layout.width / source_width, layout.height / source_height)
-    width, height = max(1, round(source_width * scale)), max(1, round(source_height * scale))
     if layout.resize is Resize.TOP_LEFT:
+        width, height = max(1, int(source_width * scale)), max(1, int(source_height * scale))
         return Placement(0, 0, width, height, source_width, source_height)
+    width, height = max(1, round(source_width * scale)), max(1, round(source_height * scale))
     # The 0.1 sends an odd pixel of padding to the right and the bottom.
     left, top = round((layout.width - width) / 2 - 0.1), round((layout.height - height) / 2 - 0.1)
     return Placement(left, top, width, height, source_width, source_height)

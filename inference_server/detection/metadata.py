@@ -13,13 +13,14 @@ from inference_server.errors import ModelRefused
 MAX_LENGTH = 1 << 20
 MAX_CLASSES = 65_536
 MAX_SIDE = 8192
+MAX_KEYPOINTS = 1024
 # A dictionary or list of plain values is nested once; the parser is spared anything deeper.
 MAX_OPEN_BRACKETS = 3
 
 # Strings, ended or not: each character is looked at once, whatever the text.
 _STRINGS = re.compile(r"""'(?:[^'\\]|\\.)*+\\?(?:'|\Z)|"(?:[^"\\]|\\.)*+\\?(?:"|\Z)""", re.DOTALL)
 # What is left of a dictionary or list of strings and numbers without its strings: no names, calls or operators.
-_PLAIN = re.compile(r"(?:[\s\d,:()\[\]{}]|True|False|None)*+")
+_PLAIN = re.compile(r"(?:[\s,:()\[\]{}]|\d++(?:\.\d*+)?(?:e-?\d++)?|True|False|None)*+")
 
 
 def read_class_names(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
@@ -51,13 +52,50 @@ def read_size(metadata: Mapping[str, str]) -> tuple[int, int] | None:
     return sides[0], sides[1]
 
 
+def read_keypoint_shape(metadata: Mapping[str, str]) -> tuple[int, int] | None:
+    """How many keypoints and numbers for each, under 'kpt_shape'; None without that key. Raises ModelRefused."""
+    if "kpt_shape" not in metadata:
+        return None
+    value = _literal(metadata, "kpt_shape")
+    if not (isinstance(value, list | tuple) and len(value) == 2 and all(type(part) is int for part in value)):
+        raise _malformed("kpt_shape", "[keypoints, numbers for each]", value)
+    if not 1 <= value[0] <= MAX_KEYPOINTS or value[1] not in (2, 3):
+        raise _malformed("kpt_shape", f"[1..{MAX_KEYPOINTS}, 2 or 3]", value)
+    return value[0], value[1]
+
+
+def says_selected(metadata: Mapping[str, str]) -> bool | None:
+    """Whether the graph chooses the objects itself: end to end, or with suppression in it (`nms=True`).
+
+    None where the file does not say; versions of Ultralytics before 8.4 did not.
+    """
+    end_to_end, arguments = (_lenient(metadata, key) for key in ("end2end", "args"))
+    if end_to_end is True or (isinstance(arguments, dict) and arguments.get("nms") is True):
+        return True
+    return False if end_to_end is False else None
+
+
+def of_rtdetr(metadata: Mapping[str, str]) -> bool:
+    """Whether the file is an RT-DETR by Ultralytics, which is called a detector like its others but laid out unlike."""
+    about = metadata.get("description", "").lower().replace("-", "")
+    return metadata.get("head") == "RTDETRDecoder" or "rtdetr" in about
+
+
+def _lenient(metadata: Mapping[str, str], key: str) -> Any:
+    """A key that tells nothing where it is missing or not understood."""
+    try:
+        return _literal(metadata, key) if key in metadata else None
+    except ModelRefused:
+        return None
+
+
 def _literal(metadata: Mapping[str, str], key: str) -> Any:
     text = metadata[key]
     if len(text) > MAX_LENGTH:
         raise _malformed(key, f"at most {MAX_LENGTH} characters", f"{len(text)} characters")
     bare = _STRINGS.sub("", text)
     if not _PLAIN.fullmatch(bare) or sum(map(bare.count, "([{")) > MAX_OPEN_BRACKETS:
-        raise _malformed(key, "a list or dictionary of strings and whole numbers", text)
+        raise _malformed(key, "a list or dictionary of plain values", text)
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from inference_server.detection.geometry import Resize
-from inference_server.detection.metadata import MAX_CLASSES, MAX_SIDE
+from inference_server.detection.metadata import MAX_CLASSES, MAX_KEYPOINTS, MAX_SIDE
 from inference_server.detection.pixels import Colors
 from inference_server.detection.results import MAX_DETECTIONS
 from inference_server.errors import ModelRefused
 
 SECTION = "metadata.attributes.videoai"
 TASKS = ("detect", "segment", "pose", "obb", "classify")
-MAX_KEYPOINTS = 1024
 
 Value = TypeVar("Value")
 

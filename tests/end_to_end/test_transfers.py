@@ -58,6 +58,26 @@ async def test_a_file_goes_there_and_back(kind: str, root: Root, start: Start, t
     assert [path.name for path in target.parent.iterdir()] == ["out.onnx"]
 
 
+async def test_a_file_is_read_as_it_comes(root: Root, start: Start, tmp_path: Path) -> None:
+    server, source = start(), tmp_path / "in.onnx"
+    data = padded(3_000_000)
+    source.write_bytes(data)
+    async with videoai.aio.RegistryClient(server.address) as client:
+        model = await client.upload(source, "m")
+        async with client.read("m", 1, offset_bytes=2_000_000) as (told, chunks):
+            assert (told, b"".join([chunk async for chunk in chunks])) == (model, data[2_000_000:])
+        with pytest.raises(errors.NotFound):
+            async with client.read("m", 2):
+                pass
+    with videoai.RegistryClient(server.address) as blocking:
+        with blocking.read("m", 1, offset_bytes=2_000_000) as (told, rest):
+            assert (told, b"".join(rest)) == (model, data[2_000_000:])
+        with pytest.raises(errors.NotFound), blocking.read("m", 2):
+            pass
+    with pytest.raises(errors.Cancelled, match="closed"), blocking.read("m", 1):
+        pass
+
+
 @pytest.mark.parametrize("kind", ["sync", "aio"])
 async def test_a_download_survives_a_killed_registry(kind: str, root: Root, start: Start, tmp_path: Path) -> None:
     server, source, target = start(), tmp_path / "in.onnx", tmp_path / "out.onnx"
