@@ -79,11 +79,16 @@ def _read(path: Path) -> bytes:
 
 def _check(model: ModelProto, path: Path) -> None:
     """Refuse what parses but is no model that can be run."""
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+    opset = opset_of(model)
     if not model.ir_version or not model.graph.node or opset is None:
         raise ModelRefused(f"{path}: not an ONNX model, or damaged: it has no graph, no IR version or no opset")
     if opset < MIN_OPSET:
         raise ModelRefused(f"{path}: expected opset {MIN_OPSET} or later, found {opset}")
+
+
+def opset_of(model: ModelProto) -> int | None:
+    """The version of ONNX's own operators that the file asks for; None if it names none."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
 
 
 def signature_of(model: ModelProto) -> GraphSignature:
