@@ -136,7 +136,9 @@ def mask_of(one: dict[str, Any], prototypes: Any, way: Way) -> Any:
     enlarge = PROTOTYPE // gcd(PROTOTYPE, way.left, way.top, way.width, way.height)
     left, top, width, height = (value * enlarge // PROTOTYPE for value in (way.left, way.top, way.width, way.height))
     enlarged = resized(cells, cells.shape[0] * enlarge, cells.shape[1] * enlarge)
-    mask = resized(enlarged[top : top + height, left : left + width], way.source[1], way.source[0]) > 0
+    rows = np.clip(np.arange(top, top + height), 0, enlarged.shape[0] - 1)
+    columns = np.clip(np.arange(left, left + width), 0, enlarged.shape[1] - 1)
+    mask = resized(enlarged[np.ix_(rows, columns)], way.source[1], way.source[0]) > 0
     x_min, y_min, x_max, y_max = map(ceil, np.array(one["box"], np.float32).tolist())
     inside = np.zeros_like(mask)
     inside[y_min:y_max, x_min:x_max] = True
