@@ -25,7 +25,7 @@ COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 
 
 .PHONY: help
 help: ## Say what the targets are
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(SETUP) ## Run the pair on a video made for it: two servers, a hot swap, a table and pictures
@@ -42,6 +42,17 @@ CRASH_ARGS ?=
 .PHONY: test-crash
 test-crash: $(SETUP) ## Kill writing registry servers N=1000 times and check what is left
 	$(PY) tests/crash/crash.py --kills $(N) $(CRASH_ARGS)
+
+# The exporters' own packages, torch among them, are a download of 3 GB: they get an environment of their own.
+EXPORTERS := build/exporters
+EXPORTERS_PY := $(EXPORTERS)/venv/bin/python
+EXPORTERS_RUN := YOLO_CONFIG_DIR=$(abspath $(EXPORTERS)) YOLO_OFFLINE=true YOLO_AUTOINSTALL=false $(EXPORTERS_PY) tests/exporters
+
+.PHONY: test-exporters
+test-exporters: $(SETUP) $(EXPORTERS)/venv/.set-up ## Export detectors and compare the service with the exporters' own answers (3 GB)
+	$(EXPORTERS_RUN)/export.py $(EXPORTERS)
+	$(EXPORTERS_RUN)/expect.py $(EXPORTERS)
+	$(PY) -m pytest tests/exporters/compare.py $(PYTEST_ARGS)
 
 .PHONY: check
 check: $(SETUP) ## Lint, types, protos, and stubs that match them
@@ -67,6 +78,7 @@ constraints: $(SETUP) ## Pin the newest versions that pyproject.toml allows; rev
 	$(COMPILE) --constraints constraints/dev.txt pyproject.toml --output-file constraints/client.txt
 	$(COMPILE) --extra registry --extra rest --constraints constraints/dev.txt pyproject.toml --output-file constraints/registry.txt
 	$(COMPILE) --extra inference --constraints constraints/dev.txt pyproject.toml --output-file constraints/inference.txt
+	printf '%s\n' onnx onnxruntime onnxslim ultralytics | $(COMPILE) --upgrade - --output-file constraints/exporters.txt
 	printf '%s\n' hatchling setuptools | $(COMPILE) --constraints constraints/dev.txt - --output-file constraints/build.txt
 
 .PHONY: setup
@@ -91,4 +103,12 @@ $(SETUP): pyproject.toml constraints/dev.txt constraints/build.txt
 	@$(PINNED) -r constraints/build.txt
 	@$(PINNED) --no-build-isolation -r constraints/dev.txt
 	@$(UNPINNED) --editable .
+	@touch $@
+
+# What was exported with other versions is exported again.
+$(EXPORTERS)/venv/.set-up: constraints/exporters.txt | $(SETUP)
+	@rm -rf $(EXPORTERS)
+	@echo "building $(EXPORTERS)/venv, this takes a few minutes"
+	@"$(PY)" -m venv $(EXPORTERS)/venv
+	@$(EXPORTERS_PY) -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@

@@ -18,7 +18,19 @@ from server_kit import background
 
 log = structlog.get_logger(__name__)
 
-Apply = Callable[[ServedModel, Announcement, Callable[[], bool]], Awaitable[bool]]
+
+class Aim:
+    """What a follower is bringing about, for whoever does the work."""
+
+    def __init__(self, announcement: Announcement, on_loading: Callable[[], None]) -> None:
+        self.announcement = announcement
+        self.superseded = asyncio.Event()
+        """Set while another version is wanted."""
+        self.loading = on_loading
+        """To be called when the file is there and loading begins."""
+
+
+Apply = Callable[[ServedModel, Aim], Awaitable[bool]]
 
 
 class Follower:
@@ -29,6 +41,7 @@ class Follower:
         self._apply = apply
         self._reporter = reporter
         self._wanted: Announcement | None = None
+        self._aim: Aim | None = None
         self._refused: ModelVersion | None = None
         self._wake = asyncio.Event()
         self.task = background.start(self._run(), f"follow {model.model_name}")
@@ -38,11 +51,13 @@ class Follower:
         self._model.cleared = False
         if announcement != self._wanted:
             self._wanted = announcement
+            self._check_aim()
             self._wake.set()
 
     def forget(self) -> None:
         """Let no version be the one to run."""
         self._wanted = self._refused = None
+        self._check_aim()
 
     async def _run(self) -> None:
         while True:
@@ -61,9 +76,10 @@ class Follower:
         if self._runs(version):
             self._settle(wanted, State.SERVING, "APPLIED")
             return
-        self._settle(wanted, State.LOADING, "LOADING")
+        self._settle(wanted, State.LOADING, "RECEIVED")
+        self._aim = Aim(wanted, lambda: self._settle(wanted, State.LOADING, "LOADING"))
         try:
-            swapped = await self._apply(model, wanted, lambda: self._wants(version))
+            swapped = await self._apply(model, self._aim)
         except ModelRefused as error:
             self._refuse(wanted, str(error))
         except Exception:
@@ -72,6 +88,17 @@ class Follower:
         else:
             if swapped:
                 self._settle(wanted, State.SERVING, "APPLIED")
+        finally:
+            self._aim = None
+
+    def _check_aim(self) -> None:
+        """A version that is wanted again before its work was given up is not superseded any more."""
+        if self._aim is None:
+            return
+        if self._wants(self._aim.announcement.version):
+            self._aim.superseded.clear()
+        else:
+            self._aim.superseded.set()
 
     def _wants(self, version: ModelVersion) -> bool:
         return self._wanted is not None and self._wanted.version == version
@@ -80,11 +107,10 @@ class Follower:
         running = self._model.running
         if running is None:
             return False
-        # An entry written by hand may have had no digest when the very same file was loaded.
-        return replace(running.model.version, sha256=version.sha256) == version and version.sha256 in (
-            "",
-            running.model.sha256,
-        )
+        loaded = running.model.version
+        # A digest says more than a path: the file may have come from the cache. An entry written by hand may have none.
+        same = version.sha256 == running.model.sha256 if version.sha256 else version.path == loaded.path
+        return same and replace(loaded, path=version.path, sha256=version.sha256) == version
 
     def _refuse(self, wanted: Announcement, reason: str) -> None:
         if self._wants(wanted.version):

@@ -29,3 +29,10 @@ INFERENCE_SECONDS = Histogram(
 )
 STREAMS = Gauge("videoai_streams", "Video streams that are being analysed.")
 REGISTRY_CONNECTED = Gauge("videoai_registry_connected", "1 while the watch on the registry is connected and synced.")
+FETCHES = Counter(
+    "videoai_model_fetches",
+    "Files that were not on the volume, by how that ended: cached, downloaded or refused.",
+    ["outcome"],
+)
+FETCHED_BYTES = Counter("videoai_model_fetched_bytes", "Bytes of model files received from the registry.")
+CACHE_BYTES = Gauge("videoai_model_cache_bytes", "Bytes in the cache of model files, those on their way counted whole.")

@@ -9,11 +9,15 @@ from functools import partial
 
 import grpc
 import structlog
+from videoai import RegistryClient as BlockingClient
 from videoai.aio import RegistryClient
 from videoai.inference.v1 import inference_pb2_grpc
 
+from inference_server.applier import Applier
+from inference_server.cache import ModelCache
 from inference_server.engine import choose_device, load
 from inference_server.errors import DeviceUnavailable
+from inference_server.fetching import ModelFiles
 from inference_server.pipeline import Pipeline
 from inference_server.service import Identity, InferenceService
 from inference_server.serving import ServedModels
@@ -39,16 +43,23 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
         models = ServedModels(settings.models)
         stack.push_async_callback(models.close)
         client = await stack.enter_async_context(RegistryClient(settings.registry))
+        state_file = StateFile(settings.state_file)
+        applier = Applier(
+            models,
+            _model_files(settings),
+            partial(load, device=device, max_batch=settings.max_batch),
+            state_file,
+            on_ready=lambda ready: health.set(serving=ready),
+        )
         watcher = Watcher(
             client,
             models,
-            partial(load, device=device, max_batch=settings.max_batch),
-            StateFile(settings.state_file),
+            applier,
+            state_file,
             instance_id=settings.instance_id,
             root=settings.root,
             names=settings.models,
             unload_cleared=settings.unload_cleared,
-            on_ready=lambda ready: health.set(serving=ready),
         )
         pool = await stack.enter_async_context(DecoderPool(_decoder_settings(settings)))
         pipeline = Pipeline(models, pool, settings.max_streams)
@@ -59,6 +70,12 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
         if settings.fail_without_model:
             await stack.enter_async_context(background.running(_require_model(models, watcher, health)))
         yield
+
+
+def _model_files(settings: Settings) -> ModelFiles:
+    limit = settings.max_cache_bytes
+    cache = ModelCache(settings.cache_folder, limit) if limit else None
+    return ModelFiles(partial(BlockingClient, settings.registry), cache)
 
 
 def _decoder_settings(settings: Settings) -> DecoderSettings:

@@ -29,6 +29,8 @@ class Settings:
     device: str
     instance_id: str
     state_file: Path
+    cache_folder: Path
+    max_cache_bytes: int
     fail_without_model: bool
     unload_cleared: bool
     max_streams: int
@@ -82,6 +84,19 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Where to remember the versions that ran, for a start without the registry."
             " [default: ROOT/.videoai/inference-state.json]",
         ),
+        _option(
+            "--cache-folder",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Where model files are kept that are not under --root and were fetched from the registry; several"
+            " servers may share it. [default: model-cache beside the state file]",
+        ),
+        _option(
+            "--max-cache-bytes",
+            type=click.IntRange(0),
+            default=10 * 2**30,
+            show_default=True,
+            help="Most bytes of model files to keep there; 0 fetches nothing.",
+        ),
         _option("--fail-without-model", is_flag=True, help="Exit if the registry has no version in production."),
         _option(
             "--unload-cleared",
@@ -119,14 +134,22 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def settings(
-    *, root: Path, model: tuple[str, ...], instance_id: str | None, state_file: Path | None, **rest: Any
+    *,
+    root: Path,
+    model: tuple[str, ...],
+    instance_id: str | None,
+    state_file: Path | None,
+    cache_folder: Path | None,
+    **rest: Any,
 ) -> Settings:
     """The settings that the flags and the environment give."""
+    state_file = state_file or root.resolve() / ".videoai" / "inference-state.json"
     return Settings(
         root=root.resolve(),
         models=tuple(dict.fromkeys(model)),
         instance_id=instance_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
-        state_file=state_file or root.resolve() / ".videoai" / "inference-state.json",
+        state_file=state_file,
+        cache_folder=cache_folder or state_file.parent / "model-cache",
         **rest,
     )
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import structlog
@@ -18,10 +16,11 @@ from videoai.registry.v1 import registry_pb2
 from videoai.watching import Activated, Cleared, Disconnected, Synced
 
 from inference_server import metrics
-from inference_server.engine import LoadedModel, ModelVersion
+from inference_server.applier import Applier
+from inference_server.engine import ModelVersion
 from inference_server.follower import Follower
 from inference_server.reporter import Reporter
-from inference_server.serving import ServedModel, ServedModels
+from inference_server.serving import ServedModels
 from inference_server.state import Announcement, StateFile
 from server_kit import background
 
@@ -29,8 +28,6 @@ log = structlog.get_logger(__name__)
 
 REFUSED_RETRY_SECONDS = 30.0
 REGISTRY_ANSWER_SECONDS = 5.0  # before the server starts with what it ran last
-
-Load = Callable[[ModelVersion], LoadedModel]
 
 
 class Watcher:
@@ -40,27 +37,24 @@ class Watcher:
         self,
         client: RegistryClient,
         models: ServedModels,
-        load: Load,
+        applier: Applier,
         state_file: StateFile,
         *,
         instance_id: str,
         root: Path,
         names: tuple[str, ...],
         unload_cleared: bool,
-        on_ready: Callable[[bool], None],
     ) -> None:
         self._client = client
         self._models = models
-        self._load = load
+        self._applier = applier
         self._state_file = state_file
         self._instance_id = instance_id
         self._root = root
         self._names = names
         self._unload_cleared = unload_cleared
-        self._on_ready = on_ready
         self._followers: dict[str, Follower] = {}
         self._reporter = Reporter(client, instance_id)
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self.connected = False
         self.synced = asyncio.Event()
         self.unreachable = asyncio.Event()
@@ -73,7 +67,7 @@ class Watcher:
                 yield
             finally:
                 await background.stop(*(follower.task for follower in self._followers.values()))
-                await asyncio.to_thread(self._loader.shutdown)
+                await self._applier.close()
 
     async def _keep_watching(self) -> None:
         """Watch, and where the registry refuses for good reason, ask again later: someone may mend it."""
@@ -149,33 +143,8 @@ class Watcher:
         if model is None:
             return
         if name not in self._followers:
-            self._followers[name] = Follower(model, self._apply, self._reporter)
+            self._followers[name] = Follower(model, self._applier.apply, self._reporter)
         self._followers[name].announce(announcement)
-
-    async def _apply(self, model: ServedModel, announcement: Announcement, wanted: Callable[[], bool]) -> bool:
-        """Load a version and swap it in, unless another is wanted by then; say whether. Raises ModelRefused."""
-        name, number = model.model_name, announcement.version.version
-        start = perf_counter()
-        loaded = await asyncio.get_running_loop().run_in_executor(self._loader, self._load, announcement.version)
-        metrics.LOAD_SECONDS.labels(name).observe(perf_counter() - start)
-        if not wanted():
-            log.info("version was superseded while it was loaded", model_name=name, version=number)
-            await asyncio.to_thread(loaded.close)
-            return False
-        model.swap(loaded)
-        self._on_ready(self._models.ready)
-        metrics.ACTIVATIONS.labels(name, "applied").inc()
-        log.info(
-            "version answers",
-            model_name=name,
-            version=number,
-            device=loaded.device,
-            provider=loaded.provider,
-            family=loaded.family.name,
-            load_seconds=round(perf_counter() - start, 3),
-        )
-        await asyncio.to_thread(self._state_file.remember, announcement)
-        return True
 
     def _cleared(self, name: str) -> None:
         model = self._models.announced(name) if name in self._followers else None
@@ -185,9 +154,7 @@ class Watcher:
         if self._unload_cleared:
             log.warning("no version is in production any more, unloading", model_name=name)
             self._followers[name].forget()
-            model.unload()
-            self._on_ready(self._models.ready)
-            self._state_file.forget(name)
+            self._applier.unload(model)
         else:
             running = model.running.model.version.version if model.running else 0
             log.warning(

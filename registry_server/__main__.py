@@ -9,7 +9,9 @@ import click
 from videoai.environment import reject_unknown
 
 from registry_server import settings
+from registry_server.edit import edit
 from registry_server.errors import RegistryError
+from registry_server.json_storage import JsonFileStorage
 from registry_server.locations import Location
 from registry_server.migrate import CannotMigrate, migrate
 from registry_server.server import registry_server
@@ -72,6 +74,25 @@ def migrate_command(chosen: settings.Settings, source: Location, target: Locatio
     except (CannotMigrate, RegistryError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"copied {len(catalog.entries)} versions from {paths[0].path} to {paths[1].path}")
+
+
+@main.command("edit")
+@click.pass_obj
+def edit_command(chosen: settings.Settings) -> None:
+    """Open the registry file in $VISUAL or $EDITOR, and put it in place once it can be read.
+
+    What is wrong is told with its line and column, and can be edited again. Servers go on meanwhile: if one changes the
+    registry before you are done, nothing is overwritten, and your text is kept.
+    """
+    storage = chosen.storage.under(chosen.root).open(chosen.lock_timeout)
+    if not isinstance(storage, JsonFileStorage):
+        raise click.UsageError(
+            f"edit: {chosen.storage} is no file of text; migrate it to one, edit that, and migrate it back with --force"
+        )
+    try:
+        click.echo(edit(storage))
+    except RegistryError as error:
+        raise click.ClickException(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from videoai.registry.v1 import registry_pb2 as pb
 
 from registry_server.entry import MAX_TEXT, Entry, Status, TensorSpec, check_name, check_version
 from registry_server.errors import InvalidField
+from registry_server.history import Activation
 from registry_server.rollout import MAX_ERROR, Progress, Replica, Report
 from registry_server.shelf import Key
 
@@ -53,6 +54,8 @@ def to_model(entry: Entry) -> pb.Model:
         size_bytes=entry.size_bytes,
         inputs=[_to_spec(spec) for spec in entry.inputs],
         outputs=[_to_spec(spec) for spec in entry.outputs],
+        weights_files=entry.weights_files,
+        opset=entry.opset,
     )
 
 
@@ -62,6 +65,18 @@ def to_timestamp(moment: datetime | None) -> Timestamp | None:
     timestamp = Timestamp()
     timestamp.FromDatetime(moment)
     return timestamp
+
+
+def to_activation(record: Activation) -> pb.Activation:
+    return pb.Activation(
+        model_name=record.model_name,
+        previous_version=record.previous,
+        version=record.version,
+        timestamp=to_timestamp(record.time),
+        revision=record.revision,
+        requested_by=record.requested_by,
+        edited=record.edited,
+    )
 
 
 def to_replica(replica: Replica) -> pb.Replica:

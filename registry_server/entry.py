@@ -66,6 +66,8 @@ class Entry:
     size_bytes: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    opset: int
+    weights_files: tuple[str, ...]
     request_id: str
     fingerprint: bytes
 
@@ -109,6 +111,8 @@ def read_entry(raw: object) -> Entry:
         size_bytes=_read_count(entry, "size_bytes"),
         inputs=_read_specs(entry, "inputs"),
         outputs=_read_specs(entry, "outputs"),
+        opset=_read_count(entry, "opset", below=2**32),
+        weights_files=_read_names(entry, "weights_files"),
         request_id=_read_text(entry, "request_id"),
         fingerprint=fingerprint(entry),
     )
@@ -208,11 +212,18 @@ def _read_digest(raw: Raw) -> str:
     return "" if raw.get("sha256", "") == "" else _required(raw, "sha256", check_digest)
 
 
-def _read_count(raw: Raw, key: str) -> int:
+def _read_count(raw: Raw, key: str, *, below: int = 2**63) -> int:
     value = raw.get(key, 0)
-    if not is_integer(value) or not 0 <= value < 2**63:
-        _refuse((key,), "a whole number >= 0", value)
+    if not is_integer(value) or not 0 <= value < below:
+        _refuse((key,), f"a whole number >= 0 and < {below}", value)
     return value
+
+
+def _read_names(raw: Raw, key: str) -> tuple[str, ...]:
+    value = raw.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        _refuse((key,), "a list of file names", value)
+    return tuple(value)
 
 
 def _read_text(raw: Raw, key: str) -> str:

@@ -16,6 +16,7 @@ RegistryError
 │   ├── InProduction           a version in production can be neither archived nor deleted
 │   ├── Archived               an archived version cannot be activated
 │   ├── ArtifactChanged        the file's digest is not the expected one
+│   ├── SeveralFiles           only a version of one file can be downloaded
 │   ├── ArtifactUnusable       the file of a registered version is gone or no longer a model
 │   ├── NothingToRollBack      no earlier production version to go back to
 │   ├── UnknownInstance        a report from a replica that is not watching
@@ -138,6 +139,16 @@ class ArtifactChanged(Refused):
 
     def __init__(self, path: str, what: str, expected: object, actual: object) -> None:
         super().__init__(f"{what}: expected {expected} for {path!r}, the file on disk has {actual}")
+
+
+class SeveralFiles(Refused):
+    """The version has weights in files of their own."""
+
+    def __init__(self, model_name: str, version: int) -> None:
+        super().__init__(
+            f"version {version} of model {model_name!r} keeps weights in files of their own and cannot be downloaded: "
+            "export it as a single file, or share the folder"
+        )
 
 
 class ArtifactUnusable(Refused):

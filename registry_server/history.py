@@ -16,7 +16,10 @@ MAX_RECORDS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """One change of production. `previous` and `version` are 0 where no version was or is in production."""
+    """One change of production. `previous` and `version` are 0 where no version was or is in production.
+
+    `requested_by` is who asked for it, if the caller said so; `edited` where nobody called, but the file was changed.
+    """
 
     raw: Raw
     model_name: str
@@ -24,7 +27,14 @@ class Activation:
     version: int
     revision: int
     request_id: str
+    requested_by: str
+    edited: bool
     fingerprint: bytes
+
+    @property
+    def time(self) -> datetime | None:
+        """When; None in a record that does not say."""
+        return read_timestamp(self.raw, "timestamp")
 
 
 History = tuple[Activation, ...]
@@ -42,14 +52,27 @@ def read_activation(raw: object) -> Activation:
     for key in ("from", "to", "revision"):
         if not is_integer(raw.get(key)) or raw[key] < 0:
             raise InvalidEntry((key,), str(InvalidField(key, "a whole number >= 0", raw.get(key))))
-    if not isinstance(raw.get("request_id", ""), str):
-        raise InvalidEntry(("request_id",), str(InvalidField("request_id", "a string", raw["request_id"])))
+    for key, kind, expected in (
+        ("request_id", str, "a string"),
+        ("by", str, "a string"),
+        ("edited", bool, "a boolean"),
+    ):
+        if key in raw and not isinstance(raw[key], kind):
+            raise InvalidEntry((key,), str(InvalidField(key, expected, raw[key])))
     read_timestamp(raw, "timestamp")
     return _view(raw)
 
 
 def activation(
-    model_name: str, previous: int, version: int, *, moment: datetime, revision: int, request_id: str = ""
+    model_name: str,
+    previous: int,
+    version: int,
+    *,
+    moment: datetime,
+    revision: int,
+    request_id: str = "",
+    requested_by: str = "",
+    edited: bool = False,
 ) -> Activation:
     """A new record."""
     raw: dict[str, Any] = {
@@ -61,6 +84,10 @@ def activation(
     }
     if request_id:
         raw["request_id"] = request_id
+    if requested_by:
+        raw["by"] = requested_by
+    if edited:
+        raw["edited"] = True
     return _view(raw)
 
 
@@ -72,6 +99,8 @@ def _view(raw: Raw) -> Activation:
         raw["to"],
         raw["revision"],
         raw.get("request_id", ""),
+        raw.get("by", ""),
+        raw.get("edited", False),
         fingerprint(raw),
     )
 
@@ -90,6 +119,11 @@ def extend(history: History, records: Iterable[Activation], limit: int = MAX_REC
         else:
             kept.append(record)
     return tuple(kept)
+
+
+def of_model(history: Sequence[Activation], model_name: str) -> list[Activation]:
+    """The records of one model, newest first."""
+    return [record for record in reversed(history) if record.model_name == model_name]
 
 
 def find_request(history: Sequence[Activation], request_id: str) -> Activation | None:

@@ -95,6 +95,43 @@ class JsonFileStorage:
             except StorageUnavailable as error:  # the next change clears it, or says what is wrong
                 log.warning("cannot remove what a crash left behind", file=str(self._temporary), reason=str(error))
 
+    @contextmanager
+    def editing(self) -> Iterator[None]:
+        """Keep others from editing the text; changes through `transact` go on. Raises StorageUnavailable."""
+        lock = FileLock(f"{self._path}.edit.lock", fallback_to_soft=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StorageUnavailable(f"somebody else is editing {self._path}; nothing was changed") from None
+        except (OSError, NotImplementedError) as error:
+            raise StorageUnavailable(f"cannot lock {lock.lock_file}: {error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def read_text(self) -> bytes | None:
+        """The file as it is, whether or not it can be read as a registry; None if there is none."""
+        return self._read()
+
+    def replace_text(self, before: bytes | None, after: bytes) -> None:
+        """Put a person's text in the place of `before`, as it is.
+
+        Raises RegistryFileInvalid for what is no registry, ChangedMeanwhile if the file holds something else by now,
+        and what `transact` raises.
+        """
+        with self._locked():
+            catalog = self._parse(after)
+            if self._read() != before:
+                raise ChangedMeanwhile(str(self._path))
+            self._seen = _Seen(before, catalog)  # what the last look must find
+            try:
+                self._replace(after)
+            except BaseException:
+                self._seen = None
+                raise
+            self._seen = _Seen(after, catalog, durable=True)
+
     def _transact(self, step: Step) -> Catalog:
         before = self._load_anew()
         after = step(before)
@@ -147,8 +184,10 @@ class JsonFileStorage:
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _read(self) -> bytes | None:
+        """The file as it is now; the very object that was seen before if that is what it holds."""
+        known = self._seen.data if self._seen else None
         try:
-            return self._files.read(self._path)
+            return self._files.read(self._path, known or b"")
         except FileNotFoundError:
             return None
         except OSError as error:

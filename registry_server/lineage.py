@@ -118,7 +118,7 @@ def _unrecorded(old: Catalog, new: Catalog, revision: int, now: datetime) -> Ite
         )
         last = newest.get(name)
         if before != after and (last is None or last.version != after):
-            yield history.activation(name, before, after, moment=now, revision=revision)
+            yield history.activation(name, before, after, moment=now, revision=revision, edited=True)
 
 
 def _new_uid(source: Catalog, stamp: Stamp | None) -> State:

@@ -26,6 +26,9 @@ class Location:
         """The same with its path taken relative to `root`."""
         return Location(self.scheme, root / self.path)
 
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.path}"
+
     def open(self, lock_timeout_seconds: float) -> Storage:
         """The storage. Touches nothing yet."""
         return STORAGES[self.scheme](self.path, lock_timeout_seconds=lock_timeout_seconds)

@@ -63,6 +63,7 @@ class Registry:
         self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
         self._listeners: list[Listener] = []
+        self._problem_listeners: list[Callable[[RegistryFileInvalid | None], None]] = []
         self.problem: RegistryFileInvalid | None = None
         """What is wrong with the file now; reads go on from the last good state, changes are refused."""
         self._unreachable = ""
@@ -81,6 +82,10 @@ class Registry:
         """Have `listener` called, in the event loop, with each new state, before the change is answered."""
         self._listeners.append(listener)
 
+    def listen_for_problems(self, listener: Callable[[RegistryFileInvalid | None], None]) -> None:
+        """Have `listener` called, in the event loop, whenever `problem` comes, changes or goes."""
+        self._problem_listeners.append(listener)
+
     async def register(self, wanted: Registration) -> Result:
         """Add a version as staging."""
         evidence = Evidence(self._artifacts)
@@ -88,23 +93,38 @@ class Registry:
         return await self._change(lambda catalog, moment: steps.register(catalog, wanted, evidence, moment))
 
     async def activate(
-        self, model_name: str, version: int, *, expected: int | None = None, request_id: str = ""
+        self,
+        model_name: str,
+        version: int,
+        *,
+        expected: int | None = None,
+        request_id: str = "",
+        requested_by: str = "",
     ) -> Result:
         """Put a version into production. `expected`: the version that must be there now, 0 = none, None = any."""
         evidence = await self._evidence_for(self.catalog.find(model_name, version))
         return await self._change(
             lambda catalog, moment: steps.activate(
-                catalog, model_name, version, evidence, moment, expected=expected, request_id=request_id
+                catalog,
+                model_name,
+                version,
+                evidence,
+                moment,
+                expected=expected,
+                request_id=request_id,
+                requested_by=requested_by,
             )
         )
 
-    async def rollback(self, model_name: str) -> Result:
+    async def rollback(self, model_name: str, *, requested_by: str = "") -> Result:
         """Put the version back into production that was there before the present one."""
         evidence = Evidence(self._artifacts)
         with suppress(RegistryError):  # whether it can be done is decided on the stored state, below
             target = steps.rollback_target(self.catalog, model_name)
             evidence = await self._evidence_for(self.catalog.find(model_name, target))
-        return await self._change(lambda catalog, moment: steps.rollback(catalog, model_name, evidence, moment))
+        return await self._change(
+            lambda catalog, moment: steps.rollback(catalog, model_name, evidence, moment, requested_by=requested_by)
+        )
 
     async def archive(self, model_name: str, version: int) -> Result:
         return await self._change(lambda catalog, _: steps.archive(catalog, model_name, version))
@@ -134,7 +154,7 @@ class Registry:
     async def _evidence_for(self, entry: Entry | None) -> Evidence:
         evidence = Evidence(self._artifacts)
         if entry is not None and entry.status is Status.STAGING:
-            await asyncio.to_thread(evidence.gather, entry.path, whole=not entry.sha256)
+            await asyncio.to_thread(evidence.gather, entry.path, entry.weights_files, whole=not entry.sha256)
         return evidence
 
     async def _change(self, apply: Apply) -> Result:
@@ -231,14 +251,18 @@ class Registry:
             log.error(
                 "registry file cannot be read; serving the last good state, refusing changes", reason=str(problem)
             )
-        self.problem = problem
-        metrics.DEGRADED.set(1)
+        self._tell(problem)
 
     def _mended(self) -> None:
         if self.problem is not None:
             log.info("registry file can be read again")
-        self.problem = None
-        metrics.DEGRADED.set(0)
+            self._tell(None)
+
+    def _tell(self, problem: RegistryFileInvalid | None) -> None:
+        self.problem = problem
+        metrics.DEGRADED.set(problem is not None)
+        for listener in self._problem_listeners:
+            self._loop.call_soon_threadsafe(listener, problem)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from registry_server.errors import RegistryError
 from registry_server.follow import follow_files
 from registry_server.registry import open_registry
 from registry_server.rollout import Rollouts
-from registry_server.service import RegistryService
+from registry_server.service import WRITES, RegistryService
 from registry_server.settings import Settings
 from registry_server.staging import StagingFolder
 from registry_server.transfers import Limits, clear_uploads, open_transfers
@@ -52,17 +52,19 @@ async def registry_server(
             raise StartupError(str(error)) from error
         hub = WatchHub(registry.state, max_watchers=settings.max_watchers, heartbeat_seconds=settings.heartbeat_seconds)
         registry.listen(hub.publish)
+        registry.listen_for_problems(lambda problem: health.set(serving=problem is None, service=WRITES))
         works = follow_files(registry, storage.files), _close_when_draining(hub, health)
         await stack.enter_async_context(background.running(*works))
         limits = Limits(settings.max_upload_bytes, settings.max_uploads)
         transfers = await stack.enter_async_context(open_transfers(registry, artifacts, staging, limits))
-        service = RegistryService(registry, hub, Rollouts(), transfers)
+        service = RegistryService(registry, hub, Rollouts(), transfers, str(location))
         registry_pb2_grpc.add_ModelRegistryServiceServicer_to_server(service, server)
         doors = {}
         if settings.rest is not None:
             door = _rest().serving(registry, settings.rest, health, settings.grace_seconds)
             doors["rest"] = await stack.enter_async_context(door)
         health.set(serving=True)
+        health.set(serving=registry.problem is None, service=WRITES)
         log.info("registry loaded", file=str(location.path), versions=len(registry.catalog.entries))
         yield doors
 

@@ -13,7 +13,7 @@ import grpc
 from videoai.registry.v1 import registry_pb2 as pb
 from videoai.registry.v1 import registry_pb2_grpc
 
-from registry_server import convert, errors
+from registry_server import convert, errors, history
 from registry_server.entry import check_digest, check_name, check_path, check_request_id, check_version
 from registry_server.registry import Registry, Result
 from registry_server.rollout import Rollouts
@@ -22,6 +22,8 @@ from registry_server.transfers import Transfers
 from registry_server.watch import Message, Names, Position, Told, WatchHub
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ModelRegistryService"].full_name
+WRITES = f"{SERVICE}.writes"
+"""What health checks call the half of the service that stops while what is stored cannot be read; the rest goes on."""
 
 ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
     errors.InvalidField: grpc.StatusCode.INVALID_ARGUMENT,
@@ -50,8 +52,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class RegistryService(registry_pb2_grpc.ModelRegistryServiceServicer):
     """Answers every call of the service; domain errors are turned into codes by ERROR_CODES."""
 
-    def __init__(self, registry: Registry, hub: WatchHub, rollouts: Rollouts, transfers: Transfers) -> None:
+    def __init__(
+        self, registry: Registry, hub: WatchHub, rollouts: Rollouts, transfers: Transfers, storage: str
+    ) -> None:
+        """`storage` says where the registry is kept, for a person to read."""
         self._registry = registry
+        self._storage = storage
         self._hub = hub
         self._rollouts = rollouts
         self._transfers = transfers
@@ -93,14 +99,39 @@ class RegistryService(registry_pb2_grpc.ModelRegistryServiceServicer):
         expected = request.expected_production_version if request.HasField("expected_production_version") else None
         if expected is not None and expected < 0:
             raise errors.InvalidField("expected_production_version", "a version, or 0 for none", expected)
-        result = await self._registry.activate(*_key(request), expected=expected, request_id=_request_id(request))
+        result = await self._registry.activate(
+            *_key(request), expected=expected, request_id=_request_id(request), requested_by=_requested_by(request)
+        )
         return pb.ActivateModelVersionResponse(**_activation(result))
 
     async def RollbackProduction(
         self, request: pb.RollbackProductionRequest, context: Context
     ) -> pb.RollbackProductionResponse:
-        result = await self._registry.rollback(check_name(request.model_name))
+        result = await self._registry.rollback(check_name(request.model_name), requested_by=_requested_by(request))
         return pb.RollbackProductionResponse(**_activation(result))
+
+    async def ListActivations(self, request: pb.ListActivationsRequest, context: Context) -> pb.ListActivationsResponse:
+        name, state = check_name(request.model_name), self._registry.state
+        records = history.of_model(state.catalog.history, name)
+        if not records and not state.catalog.knows(name):
+            raise errors.ModelNotFound(name)
+        wanted = records[: request.limit or None]
+        return pb.ListActivationsResponse(
+            activations=[convert.to_activation(record) for record in wanted], revision=state.revision
+        )
+
+    async def GetRegistryState(
+        self, request: pb.GetRegistryStateRequest, context: Context
+    ) -> pb.GetRegistryStateResponse:
+        state = self._registry.state
+        return pb.GetRegistryStateResponse(
+            registry_uid=state.registry_uid,
+            revision=state.revision,
+            storage=self._storage,
+            versions=len(state.catalog.entries),
+            watchers=self._hub.watchers,
+            problem=str(self._registry.problem or ""),
+        )
 
     async def ArchiveModelVersion(
         self, request: pb.ArchiveModelVersionRequest, context: Context
@@ -209,6 +240,10 @@ def _key(request: Any) -> tuple[str, int]:
 
 def _request_id(request: Any) -> str:
     return check_request_id(request.request_id) if request.HasField("request_id") else ""
+
+
+def _requested_by(request: Any) -> str:
+    return convert.check_text("requested_by", request.requested_by)
 
 
 def _names(request: pb.WatchProductionRequest) -> Names:

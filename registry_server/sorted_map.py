@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 K = TypeVar("K")
 V = TypeVar("V")
 
-MOST = 256
+MOST = 128
 """Items in a chunk. A change copies one chunk and the list of chunks, so both should be short."""
 
 
@@ -24,10 +24,10 @@ class SortedMap(Mapping[K, V], Generic[K, V]):
 
     __slots__ = ("_chunks", "_firsts", "_length")
 
-    def __init__(self, chunks: Sequence[_Chunk] = (), length: int = 0) -> None:
-        """Without arguments, an empty one; see `of`."""
+    def __init__(self, chunks: Sequence[_Chunk] = (), firsts: Sequence[Any] = (), length: int = 0) -> None:
+        """Without arguments, an empty one; see `of`. `firsts` are the first keys of the chunks."""
         self._chunks = chunks
-        self._firsts = [chunk.keys[0] for chunk in chunks]
+        self._firsts = firsts
         self._length = length
 
     @classmethod
@@ -36,7 +36,8 @@ class SortedMap(Mapping[K, V], Generic[K, V]):
         known = dict(items)
         keys: list[Any] = sorted(known)
         pieces = [keys[start : start + MOST] for start in range(0, len(keys), MOST)]
-        return cls([_Chunk(piece, [known[key] for key in piece]) for piece in pieces], len(keys))
+        chunks = [_Chunk(piece, [known[key] for key in piece]) for piece in pieces]
+        return cls(chunks, [piece[0] for piece in pieces], len(keys))
 
     def __len__(self) -> int:
         return self._length
@@ -87,9 +88,11 @@ class SortedMap(Mapping[K, V], Generic[K, V]):
         there = position < len(keys) and keys[position] == key
         keys[position : position + there] = [key]
         values[position : position + there] = [value]
-        middle = len(keys) // 2 if len(keys) > MOST else len(keys)
-        halves = [_Chunk(keys[:middle], values[:middle]), _Chunk(keys[middle:], values[middle:])]
-        return self._with(number, [half for half in halves if half.keys], self._length + (not there))
+        chunks = [_Chunk(keys, values)]
+        if len(keys) > MOST:
+            middle = len(keys) // 2
+            chunks = [_Chunk(keys[:middle], values[:middle]), _Chunk(keys[middle:], values[middle:])]
+        return self._with(number, chunks, self._length + (not there))
 
     def without(self, key: K) -> Self:
         """A copy without this item. Raises KeyError."""
@@ -104,14 +107,8 @@ class SortedMap(Mapping[K, V], Generic[K, V]):
 
         Quick where one was made from the other by few changes.
         """
-        mine, others = self._unlike(other), other._unlike(self)
+        mine, others = _unlike(self._chunks, other._chunks), _unlike(other._chunks, self._chunks)
         return {key for key in mine.keys() | others.keys() if mine.get(key) is not others.get(key)}
-
-    def _unlike(self, other: SortedMap[K, V]) -> dict[K, V]:
-        """The items of the chunks that are not shared."""
-        shared = set(map(id, other._chunks))
-        chunks = (chunk for chunk in self._chunks if id(chunk) not in shared)
-        return {key: value for chunk in chunks for key, value in zip(*chunk, strict=True)}
 
     def _chunk_of(self, key: K) -> int:
         """The number of the chunk in which the key is, or would be."""
@@ -119,4 +116,17 @@ class SortedMap(Mapping[K, V], Generic[K, V]):
 
     def _with(self, number: int, chunks: Sequence[_Chunk], length: int) -> Self:
         """A copy with other chunks in the place of one."""
-        return type(self)([*self._chunks[:number], *chunks, *self._chunks[number + 1 :]], length)
+        all_chunks, firsts = list(self._chunks), list(self._firsts)
+        all_chunks[number : number + 1] = chunks
+        firsts[number : number + 1] = [chunk.keys[0] for chunk in chunks]
+        return type(self)(all_chunks, firsts, length)
+
+
+def _unlike(chunks: Sequence[_Chunk], others: Sequence[_Chunk]) -> dict[Any, Any]:
+    """The items of the chunks that are not among the others as well."""
+    if len(chunks) == len(others):  # mostly, so that each lies where it lay
+        unlike = [chunk for chunk, other in zip(chunks, others, strict=True) if chunk is not other]
+    else:
+        shared = set(map(id, others))
+        unlike = [chunk for chunk in chunks if id(chunk) not in shared]
+    return {key: value for chunk in unlike for key, value in zip(*chunk, strict=True)}

@@ -31,7 +31,7 @@ from registry_server.errors import (
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """SHA-256 (64 lower-case hexadecimal digits) and size in bytes of a file."""
+    """SHA-256 (64 lower-case hexadecimal digits) and size in bytes of a model, all its files together."""
 
     sha256: str
     size_bytes: int
@@ -44,13 +44,15 @@ class Artifact:
     digest: Digest
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    opset: int = 0
+    weights_files: tuple[str, ...] = ()
 
 
 class Artifacts(Protocol):
     """The model files, by the path that entries use."""
 
-    def digest(self, path: str) -> Digest:
-        """Raises InvalidField or ArtifactMissing."""
+    def digest(self, path: str, weights_files: tuple[str, ...] = ()) -> Digest:
+        """Of the model file and the files with weights in its folder. Raises InvalidField or ArtifactMissing."""
 
     def inspect(self, path: str) -> Artifact:
         """Raises InvalidField, ArtifactMissing or NotAModel."""
@@ -124,6 +126,7 @@ def activate(
     *,
     expected: int | None = None,
     request_id: str = "",
+    requested_by: str = "",
 ) -> Change:
     """Put a version into production and its predecessor back to staging."""
     earlier = history.find_request(catalog.history, request_id) if request_id else None
@@ -143,7 +146,13 @@ def activate(
     promoted = _promoted(entry, artifacts, moment)
     demoted = _changed(present, status=Status.STAGING.value) if present else None
     record = history.activation(
-        model_name, present_version, version, moment=moment.time, revision=moment.revision, request_id=request_id
+        model_name,
+        present_version,
+        version,
+        moment=moment.time,
+        revision=moment.revision,
+        request_id=request_id,
+        requested_by=requested_by,
     )
     # Demote first: no catalog, not even one on the way, has two versions in production.
     next_one = catalog.with_entry(demoted) if demoted else catalog
@@ -151,9 +160,12 @@ def activate(
     return Change(next_one, promoted, demoted)
 
 
-def rollback(catalog: Catalog, model_name: str, artifacts: Artifacts, moment: Moment) -> Change:
+def rollback(
+    catalog: Catalog, model_name: str, artifacts: Artifacts, moment: Moment, *, requested_by: str = ""
+) -> Change:
     """Activate the version that was in production before the present one."""
-    return activate(catalog, model_name, rollback_target(catalog, model_name), artifacts, moment)
+    target = rollback_target(catalog, model_name)
+    return activate(catalog, model_name, target, artifacts, moment, requested_by=requested_by)
 
 
 def rollback_target(catalog: Catalog, model_name: str) -> int:
@@ -231,7 +243,7 @@ def _promoted(entry: Entry, artifacts: Artifacts, moment: Moment) -> Entry:
     try:
         if not entry.sha256:
             return _changed(entry, **news, **_described(artifacts.inspect(entry.path)))
-        found = artifacts.digest(entry.path)
+        found = artifacts.digest(entry.path, entry.weights_files)
     except RegistryError as error:
         raise ArtifactUnusable(entry.model_name, entry.version, str(error)) from error
     if entry.size_bytes and found.size_bytes != entry.size_bytes:
@@ -242,12 +254,16 @@ def _promoted(entry: Entry, artifacts: Artifacts, moment: Moment) -> Entry:
 
 
 def _described(artifact: Artifact) -> dict[str, Any]:
-    return {
+    described: dict[str, Any] = {
         "sha256": artifact.digest.sha256,
         "size_bytes": artifact.digest.size_bytes,
         "inputs": [spec.as_raw() for spec in artifact.inputs],
         "outputs": [spec.as_raw() for spec in artifact.outputs],
+        "opset": artifact.opset,
     }
+    if artifact.weights_files:
+        described["weights_files"] = list(artifact.weights_files)
+    return described
 
 
 def _changed(entry: Entry, **news: Any) -> Entry:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import structlog
 
 from registry_server import steps
-from registry_server.artifacts import ArtifactFolder
+from registry_server.artifacts import ArtifactFolder, read_artifact
 from registry_server.catalog import Catalog
 from registry_server.entry import Entry, check_version
 from registry_server.errors import (
@@ -23,6 +23,7 @@ from registry_server.errors import (
     CommitUncertain,
     DataDamaged,
     InvalidField,
+    SeveralFiles,
     TooManyUploads,
     UploadStalled,
     UploadTooLarge,
@@ -35,6 +36,10 @@ from registry_server.storage import Storage
 log = structlog.get_logger(__name__)
 
 CHUNK_BYTES = 2**20
+"""The most that a message may carry."""
+READ_BYTES = 2**19
+"""What a download carries: of 1 MiB, memory would go back to the system and come again with each message, at a third of
+the time."""
 
 T = TypeVar("T")
 
@@ -89,18 +94,29 @@ class Transfers:
         The chunks end with DataDamaged if the file is not what was registered.
         """
         entry = self._registry.catalog.get(model_name, version)
+        if entry.weights_files:
+            raise SeveralFiles(model_name, version)
         what = f"version {version} of model {model_name!r}"
         try:
             file = await asyncio.to_thread(self._artifacts.open, entry.path)
         except ArtifactMissing:
             raise DataDamaged(what, "path", f"a file at {entry.path!r}", "none") from None
         try:
-            digest = await _in_thread(partial(_expected, entry, file))
+            digest = await _in_thread(partial(self._expected, entry, file))
             if not 0 <= offset <= digest.size_bytes:
                 raise InvalidField("offset_bytes", f"0..{digest.size_bytes}, the size of the file", offset)
             yield entry, digest, _read(file, digest, offset, what)
         finally:
             file.close()
+
+    def _expected(self, entry: Entry, file: BufferedReader) -> Digest:
+        """What was registered; for an entry written by hand, what the file is now."""
+        if entry.sha256 and entry.size_bytes:
+            return Digest(entry.sha256, entry.size_bytes)
+        found = read_artifact(entry.path, file, self._artifacts.beside(entry.path))
+        if found.weights_files:
+            raise SeveralFiles(*entry.key)
+        return Digest(entry.sha256 or found.digest.sha256, found.digest.size_bytes)
 
     async def close(self) -> None:
         """End the uploads that still run."""
@@ -178,19 +194,11 @@ class _Known:
 
     artifact: Artifact
 
-    def digest(self, _path: str) -> Digest:
+    def digest(self, _path: str, _weights_files: tuple[str, ...] = ()) -> Digest:
         return self.artifact.digest
 
     def inspect(self, _path: str) -> Artifact:
         return self.artifact
-
-
-def _expected(entry: Entry, file: BufferedReader) -> Digest:
-    """What was registered; for an entry written by hand, what the file is now."""
-    if entry.sha256 and entry.size_bytes:
-        return Digest(entry.sha256, entry.size_bytes)
-    found = hashlib.file_digest(file, "sha256").hexdigest()
-    return Digest(entry.sha256 or found, file.tell())
 
 
 async def _read(file: BufferedReader, digest: Digest, offset: int, what: str) -> AsyncIterator[bytes]:
@@ -198,8 +206,13 @@ async def _read(file: BufferedReader, digest: Digest, offset: int, what: str) ->
     seen = hashlib.sha256()
     position = 0
     file.seek(0)
-    while chunk := await _in_thread(partial(file.read, CHUNK_BYTES)):
-        await asyncio.to_thread(seen.update, chunk)
+
+    def read() -> bytes:
+        chunk = file.read(READ_BYTES)
+        seen.update(chunk)
+        return chunk
+
+    while chunk := await _in_thread(read):
         start, position = position, position + len(chunk)
         if position > digest.size_bytes:
             break

@@ -85,6 +85,11 @@ class WatchHub:
             self._watchers.discard(watcher)
             metrics.WATCHERS.set(len(self._watchers))
 
+    @property
+    def watchers(self) -> int:
+        """How many watch now."""
+        return len(self._watchers)
+
     def publish(self, state: State) -> None:
         """Tell everyone of a new state."""
         names: frozenset[str] = frozenset()

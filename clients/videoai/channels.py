@@ -20,6 +20,8 @@ REPEATABLE: Final = {
         "GetProductionModel",
         "ReportModelState",
         "GetRollout",
+        "ListActivations",
+        "GetRegistryState",
     ),
     "videoai.inference.v1.InferenceService": ("AnalyzeFrames", "GetServingState"),
     "grpc.health.v1.Health": ("Check",),

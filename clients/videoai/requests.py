@@ -63,13 +63,19 @@ def list_page(
 
 
 def activate(
-    model_name: str, version: int, *, expected_production_version: int | None = None, request_id: str | None = None
+    model_name: str,
+    version: int,
+    *,
+    expected_production_version: int | None = None,
+    request_id: str | None = None,
+    requested_by: str | None = None,
 ) -> registry_pb2.ActivateModelVersionRequest:
     return registry_pb2.ActivateModelVersionRequest(
         model_name=model_name,
         version=version,
         expected_production_version=expected_production_version,
         request_id=request_id or new_request_id(),
+        requested_by=requested_by,
     )
 
 

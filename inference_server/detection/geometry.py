@@ -81,8 +81,9 @@ class Placement:
 def place(layout: Layout, source_width: int, source_height: int) -> Placement:
     """Where a picture of `source_width` x `source_height` pixels goes in `layout`.
 
-    Sizes are rounded as the models' own tools do it, so that a model sees what it saw in training: letterboxes as
-    Ultralytics does, the crop as torchvision. Raises ValueError for a picture without pixels.
+    Sizes are rounded as the models' own tools do it, so that a model sees what it saw in training: the letterbox as
+    Ultralytics does, the one in the corner as YOLOX, the crop as torchvision. Raises ValueError for a picture without
+    pixels.
     """
     if source_width < 1 or source_height < 1:
         raise ValueError(f"picture: expected at least 1x1 pixels, got {source_width}x{source_height}")
@@ -91,9 +92,10 @@ def place(layout: Layout, source_width: int, source_height: int) -> Placement:
     if layout.resize is Resize.CENTER_CROP:
         return _crop(layout, source_width, source_height)
     scale = min(layout.width / source_width, layout.height / source_height)
-    width, height = max(1, round(source_width * scale)), max(1, round(source_height * scale))
     if layout.resize is Resize.TOP_LEFT:
+        width, height = max(1, int(source_width * scale)), max(1, int(source_height * scale))
         return Placement(0, 0, width, height, source_width, source_height)
+    width, height = max(1, round(source_width * scale)), max(1, round(source_height * scale))
     # The 0.1 sends an odd pixel of padding to the right and the bottom.
     left, top = round((layout.width - width) / 2 - 0.1), round((layout.height - height) / 2 - 0.1)
     return Placement(left, top, width, height, source_width, source_height)

@@ -53,11 +53,19 @@ def choose(candidates: Sequence[Candidate], description: Description) -> Family:
     if description.declared:
         (only,) = candidates
         raise ModelRefused(f"not a {only.kind.name} model, as {SECTION}.family says: {only.reason}. Seen: {signature}")
-    reasons = "; ".join(f"{candidate.kind.name}: {candidate.reason}" for candidate in candidates)
+    reasons = _reasons(candidates)
     raise ModelRefused(
-        f"the model fits no family that is recognised by itself ({reasons}). Set {SECTION}.family to one of {_names()},"
-        f" or export it as one of them. Seen: {signature}"
+        f"the model fits no family that is recognised by itself ({reasons}). Set {SECTION}.family to one of them or to"
+        f" {_others()}, or export it as one of them. Seen: {signature}"
     )
+
+
+def _reasons(candidates: Sequence[Candidate]) -> str:
+    """Why each of them does not fit, those with the same reason together."""
+    families: dict[str, list[str]] = {}
+    for candidate in candidates:
+        families.setdefault(candidate.reason, []).append(candidate.kind.name)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in families.items())
 
 
 def _kind(name: str) -> FamilyKind:
@@ -78,3 +86,8 @@ def _try(kind: FamilyKind, description: Description, task: str | None = None) ->
 
 def _names() -> str:
     return ", ".join(kind.name for kind in KINDS)
+
+
+def _others() -> str:
+    """Families that are never tried where none is declared."""
+    return ", ".join(kind.name for kind in KINDS if kind.task is None)

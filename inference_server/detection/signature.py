@@ -31,11 +31,12 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class GraphSignature:
-    """The inputs, outputs and metadata of a model file."""
+    """The inputs, outputs and metadata of a model file, and the types of the operators in its graph."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    operators: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         inputs, outputs = ("; ".join(map(str, tensors)) or "none" for tensors in (self.inputs, self.outputs))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import ModelProto, ValueInfoProto, helper
 
 from inference_server.detection import GraphSignature, TensorSpec
+from inference_server.engine.weights import take_in_weights
 from inference_server.errors import ModelRefused
+from server_kit.model_files import BadWeights
 
 # One protobuf message cannot be larger.
 MAX_FILE_BYTES = (1 << 31) - 1
@@ -33,17 +36,33 @@ class ModelVersion:
 
 
 def read_model(version: ModelVersion) -> tuple[ModelProto, str]:
-    """The graph in the version's file and the file's SHA-256, both from the same bytes. Raises ModelRefused."""
+    """The version's graph, all weights in it, and the SHA-256 of its files, both from the same bytes.
+
+    Raises ModelRefused.
+    """
     payload = _read(version.path)
     sha256 = hashlib.sha256(payload).hexdigest()
-    if version.sha256 and sha256 != version.sha256:
-        raise ModelRefused(f"{version.path}: changed on disk: expected sha256 {version.sha256}, found {sha256}")
     try:
         model = ModelProto.FromString(payload)
     except DecodeError:
+        _check_digest(version, sha256)
         raise ModelRefused(f"{version.path}: not an ONNX model, or damaged: it does not parse") from None
+    del payload  # the graph has its own copy
+    try:
+        sha256, files = take_in_weights(model, Path(os.path.realpath(version.path)), sha256)
+    except BadWeights as error:
+        raise ModelRefused(f"{version.path}: {error}") from None
+    except OSError as error:
+        raise ModelRefused(f"{version.path}: its weights cannot be read: {error.strerror}") from error
+    _check_digest(version, sha256, files)
     _check(model, version.path)
     return model, sha256
+
+
+def _check_digest(version: ModelVersion, sha256: str, files: int = 1) -> None:
+    if version.sha256 and sha256 != version.sha256:
+        found = f"{sha256} for its {files} files together" if files > 1 else sha256
+        raise ModelRefused(f"{version.path}: changed on disk: expected sha256 {version.sha256}, found {found}")
 
 
 def _read(path: Path) -> bytes:
@@ -59,36 +78,12 @@ def _read(path: Path) -> bytes:
 
 
 def _check(model: ModelProto, path: Path) -> None:
-    """Refuse what parses but is no model that can be run from these bytes alone."""
+    """Refuse what parses but is no model that can be run."""
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
     if not model.ir_version or not model.graph.node or opset is None:
         raise ModelRefused(f"{path}: not an ONNX model, or damaged: it has no graph, no IR version or no opset")
     if opset < MIN_OPSET:
         raise ModelRefused(f"{path}: expected opset {MIN_OPSET} or later, found {opset}")
-    external = next((tensor.name for tensor in _tensors(model) if tensor.data_location == TensorProto.EXTERNAL), None)
-    if external is not None:
-        raise ModelRefused(f"{path}: weight {external!r} is kept in another file; export the model as a single file")
-
-
-def _tensors(model: ModelProto) -> Iterator[TensorProto]:
-    yield from _graph_tensors(model.graph)
-    for function in model.functions:
-        yield from _node_tensors(function.node)
-
-
-def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: Any) -> Iterator[TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _graph_tensors(graph)
 
 
 def signature_of(model: ModelProto) -> GraphSignature:
@@ -98,7 +93,14 @@ def signature_of(model: ModelProto) -> GraphSignature:
         inputs=tuple(_spec(value) for value in model.graph.input if value.name not in constants),
         outputs=tuple(_spec(value) for value in model.graph.output),
         metadata={entry.key: entry.value for entry in model.metadata_props},
+        operators=frozenset(node.op_type for nodes in _all_nodes(model) for node in nodes),
     )
+
+
+def _all_nodes(model: ModelProto) -> Iterator[Any]:
+    yield model.graph.node
+    for function in model.functions:
+        yield function.node
 
 
 def _spec(value: ValueInfoProto) -> TensorSpec:

@@ -37,7 +37,11 @@ MODELS = "/api/v1/registry/models"
 BATCH = 100
 """So many entries of a list are written at a time, for the event loop has other things to do."""
 
-IdempotencyKey = Header(alias="Idempotency-Key", description="Repeating a request with its key does no harm.")
+LOCATION = {"Location": {"description": "The versions of the model.", "schema": {"type": "string"}}}
+
+IdempotencyKey = Annotated[
+    RequestKey, Header(alias="Idempotency-Key", description="Repeating a request with its key does no harm.")
+]
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -76,6 +80,40 @@ class _Route(APIRoute):
                 raise InvalidField("query", expected, name)
 
 
+class Routes:
+    """Answers every route; errors are turned into answers by STATUS_CODES of `problems`."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def register(self, wanted: NewModel, key: IdempotencyKey = None) -> Response:
+        """Register a version of a model, as staging. Its file must be in place."""
+        result = await self._registry.register(Registration(**wanted.model_dump(), request_id=key or ""))
+        location = f"{MODELS}?model_name={result.entry.model_name}"
+        return JSONResponse(result.entry.raw, 201, {"Location": location})
+
+    async def list_models(
+        self, model_name: Annotated[OnlyModelName, Query(description="Only the versions of this model.")] = None
+    ) -> Response:
+        """List all versions of all models, or of one, in order of their names and numbers."""
+        entries = self._registry.catalog.after(None, model_name)
+        return StreamingResponse(_listed(entries), media_type="application/json")
+
+    async def activate(
+        self,
+        model_name: ModelName,
+        version: Version,
+        expected_production_version: Annotated[
+            ExpectedVersion, Query(description="Refuse if another version is in production; 0 if any is.")
+        ] = None,
+        key: IdempotencyKey = None,
+    ) -> Response:
+        """Put a version into production, and the one that was there back to staging."""
+        expected = expected_production_version
+        result = await self._registry.activate(model_name, version, expected=expected, request_id=key or "")
+        return JSONResponse(result.entry.raw)
+
+
 def create_app(registry: Registry) -> FastAPI:
     """The application; its description is at /openapi.json, without pages that would load scripts from elsewhere."""
     app = FastAPI(
@@ -87,40 +125,35 @@ def create_app(registry: Registry) -> FastAPI:
         exception_handlers={HTTPException: _answer_unrouted},
     )
     app.router.route_class = _Route
-    created = {
-        "model": ModelEntry,
-        "description": "The entry.",
-        "headers": {"Location": {"description": "The versions of the model.", "schema": {"type": "string"}}},
-    }
+    _add_routes(app, Routes(registry))
+    app.openapi()["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+    return app
 
-    @app.post(
+
+def _add_routes(app: FastAPI, routes: Routes) -> None:
+    app.add_api_route(
         MODELS,
-        operation_id="register_model",
+        routes.register,
+        methods=["POST"],
         status_code=201,
+        operation_id="register_model",
         response_model=None,
-        responses={201: created, **documented(400, 404, 408, 409, 413, 415, 422, 500, 503)},
+        responses={
+            201: {"model": ModelEntry, "description": "The entry.", "headers": LOCATION},
+            **documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+        },
     )
-    async def register(wanted: NewModel, key: Annotated[RequestKey, IdempotencyKey] = None) -> Response:
-        """Register a version of a model, as staging. Its file must be in place."""
-        result = await registry.register(Registration(**wanted.model_dump(), request_id=key or ""))
-        location = f"{MODELS}?model_name={result.entry.model_name}"
-        return JSONResponse(result.entry.raw, 201, {"Location": location})
-
-    @app.get(
+    app.add_api_route(
         MODELS,
+        routes.list_models,
         operation_id="list_models",
         response_model=None,
         responses={200: {"model": ModelList, "description": "The versions."}, **documented(422, 500, 503)},
     )
-    async def list_models(
-        model_name: Annotated[OnlyModelName, Query(description="Only the versions of this model.")] = None,
-    ) -> Response:
-        """List all versions of all models, or of one, in order of their names and numbers."""
-        entries = registry.catalog.after(None, model_name)
-        return StreamingResponse(_listed(entries), media_type="application/json")
-
-    @app.put(
+    app.add_api_route(
         f"{MODELS}/{{model_name}}/{{version}}/activate",
+        routes.activate,
+        methods=["PUT"],
         operation_id="activate_model_version",
         response_model=None,
         responses={
@@ -128,23 +161,6 @@ def create_app(registry: Registry) -> FastAPI:
             **documented(404, 409, 422, 500, 503),
         },
     )
-    async def activate(
-        model_name: ModelName,
-        version: Version,
-        expected_production_version: Annotated[
-            ExpectedVersion,
-            Query(description="Refuse if another version is in production; 0 if any is."),
-        ] = None,
-        key: Annotated[RequestKey, IdempotencyKey] = None,
-    ) -> Response:
-        """Put a version into production, and the one that was there back to staging."""
-        result = await registry.activate(
-            model_name, version, expected=expected_production_version, request_id=key or ""
-        )
-        return JSONResponse(result.entry.raw)
-
-    app.openapi()["components"]["schemas"]["Problem"] = Problem.model_json_schema()
-    return app
 
 
 async def _listed(entries: Iterator[Entry]) -> AsyncIterator[str]:

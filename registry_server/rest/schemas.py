@@ -130,10 +130,12 @@ class ModelEntry(BaseModel):
     creation_timestamp: str = Field(default="", description="RFC 3339.")
     activation_timestamp: str = Field(default="", description="RFC 3339; when a call last put it into production.")
     metadata: Metadata = Field(default_factory=Metadata)
-    sha256: str = Field(default="", description="Of the file, in lower-case hexadecimal digits.")
-    size_bytes: int = Field(default=0, ge=0, description="Of the file.")
+    sha256: str = Field(default="", description="Of the file, or of all files, in lower-case hexadecimal digits.")
+    size_bytes: int = Field(default=0, ge=0, description="Of the file, or of all files.")
     inputs: list[TensorSpec] = Field(default_factory=list)
     outputs: list[TensorSpec] = Field(default_factory=list)
+    opset: int = Field(default=0, ge=0, description="Of ONNX's own operators; 0 if it is not known.")
+    weights_files: list[str] = Field(default_factory=list, description="That hold weights beside the file at path.")
     request_id: str = Field(default="", description="The Idempotency-Key that it was registered with.")
 
 

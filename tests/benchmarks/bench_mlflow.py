@@ -50,8 +50,8 @@ class MlflowClient:
         self._connection = http.client.HTTPConnection("127.0.0.1", port)
 
     def call(self, method: str, path: str, **fields: Any) -> Any:
-        headers = {"Content-Type": "application/json"}
-        self._connection.request(method, f"/api/2.0/mlflow/{path}", json.dumps(fields), headers)
+        body = json.dumps(fields) if fields else None
+        self._connection.request(method, f"/api/2.0/mlflow/{path}", body, {"Content-Type": "application/json"})
         answer = self._connection.getresponse()
         content = answer.read()
         assert answer.status == 200, content

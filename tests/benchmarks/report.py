@@ -71,8 +71,8 @@ def report(name: str, rows: Sequence[Row], notes: Mapping[str, object] | None = 
         table.add_row(row.what, row.against, row.unit, *figures)
     console = Console(width=140)
     console.print(table)
-    for name, value in (notes or {}).items():
-        console.print(f"{name}: {json.dumps(value)}")
+    for note, value in (notes or {}).items():
+        console.print(f"{note}: {json.dumps(value)}", soft_wrap=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
     content = {"machine": machine(), "rounds": ROUNDS, "rows": [asdict(row) for row in rows], **(notes or {})}
     (FOLDER / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")

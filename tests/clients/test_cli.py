@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -109,10 +110,25 @@ def test_activate_says_what_changed(fake: Any, call: Any) -> None:
     demoted = registry_pb2.Model(model_name="yolo", version=2)
     answer = registry_pb2.ActivateModelVersionResponse(model=MODEL, demoted=demoted, revision=9)
     fake.registry.answers["ActivateModelVersion"] = lambda *_: answer
-    code, out, _ = call("models", "activate", "yolo", "3", "--expect", "2")
+    code, out, _ = call("models", "activate", "yolo", "3", "--expect", "2", "--by", "ann")
     assert (code, out) == (0, "yolo version 3 is in production, version 2 before (revision 9)\n")
     assert fake.registry.requests[0].expected_production_version == 2
+    assert fake.registry.requests[0].requested_by == "ann"
     assert json.loads(call("models", "activate", "yolo", "3", "--output", "json")[1])["revision"] == "9"
+    assert fake.registry.requests[-1].requested_by.endswith(platform.node())
+
+
+def test_history_tells_who_put_what_into_production(fake: Any, call: Any) -> None:
+    records = [
+        registry_pb2.Activation(model_name="yolo", previous_version=2, version=1, revision=9, edited=True),
+        registry_pb2.Activation(model_name="yolo", version=2, revision=7, requested_by="ann@[build]"),
+    ]
+    fake.registry.answers["ListActivations"] = lambda *_: registry_pb2.ListActivationsResponse(activations=records)
+    code, out, _ = call("models", "history", "yolo", "--limit", "2")
+    assert (code, fake.registry.requests[0].limit) == (0, 2)
+    assert re.search(r"- +2 +1 +an edit +9 *\n.*- +- +2 +ann@\[build\] +7 *\n", out)
+    data = json.loads(call("models", "history", "yolo", "--output", "json")[1])
+    assert [item["version"] for item in data["activations"]] == [1, 2]
 
 
 def test_rollback_archive_and_rollout(fake: Any, call: Any) -> None:
@@ -263,6 +279,7 @@ def test_status_of_both_servers(fake: Any, run: Run) -> None:
     )
     state = inference_pb2.GetServingStateResponse(instance_id="[/replica-1]", registry_connected=True, models=[served])
     rollout = registry_pb2.GetRolloutResponse(model_name="yolo", production_version=3)
+    fake.registry.answers["GetRegistryState"] = lambda *_: registry_pb2.GetRegistryStateResponse(revision=4)
     fake.registry.answers["ListModels"] = lambda *_: registry_pb2.ListModelsResponse(models=[MODEL])
     fake.registry.answers["GetRollout"] = lambda *_: rollout
     fake.inference.answers["GetServingState"] = lambda *_: state
@@ -272,6 +289,11 @@ def test_status_of_both_servers(fake: Any, run: Run) -> None:
     parsed = json.loads(data.stdout)
     assert parsed["registry"]["production"][0]["version"] == 3
     assert parsed["inference"]["state"]["models"][0]["device"] == "cuda:0"
+    problem = "models/registry.json, line 6, column 7: expected ','"
+    fake.registry.answers["GetRegistryState"] = lambda *_: registry_pb2.GetRegistryStateResponse(problem=problem)
+    degraded = run("status")
+    assert degraded.returncode == 1
+    assert re.search(r"registry +\S+ +degraded +models/registry.json, line 6, column 7: expected ','", degraded.stdout)
     fake.health.set("", 2)
     assert run("status").returncode == 1
     fake.kill()

@@ -13,6 +13,7 @@ from videoai.inference.v1 import inference_pb2
 from videoai.registry.v1 import registry_pb2
 
 MODEL = registry_pb2.Model(model_name="yolo", version=3)
+ACTIVATION = registry_pb2.Activation(model_name="yolo", previous_version=2, version=3, revision=9)
 
 
 async def test_register_sends_what_was_given_and_a_request_id(fake: Any, registry: Any) -> None:
@@ -88,6 +89,8 @@ async def test_one_version_methods_answer_the_model(fake: Any, registry: Any) ->
         "RollbackProduction": lambda *_: registry_pb2.RollbackProductionResponse(model=MODEL, revision=4),
         "DeleteModelVersion": lambda *_: registry_pb2.DeleteModelVersionResponse(revision=5),
         "GetRollout": lambda *_: registry_pb2.GetRolloutResponse(model_name="yolo", production_version=3),
+        "ListActivations": lambda *_: registry_pb2.ListActivationsResponse(activations=[ACTIVATION]),
+        "GetRegistryState": lambda *_: registry_pb2.GetRegistryStateResponse(revision=9),
     }
     assert await registry("get", "yolo", 3) == MODEL
     assert await registry("archive", "yolo", 3) == MODEL
@@ -95,8 +98,11 @@ async def test_one_version_methods_answer_the_model(fake: Any, registry: Any) ->
     assert (await registry("rollback", "yolo")).revision == 4
     assert await registry("delete", "yolo", 3) is None
     assert (await registry("rollout", "yolo")).production_version == 3
+    assert list(await registry("activations", "yolo", limit=5)) == [ACTIVATION]
+    assert fake.registry.requests[-1].limit == 5
     assert {request.model_name for request in fake.registry.requests} == {"yolo"}
     assert [request.version for request in fake.registry.requests if hasattr(request, "version")] == [3, 3, 3]
+    assert (await registry("state")).revision == 9
 
 
 async def test_update_metadata_replaces_only_what_is_given(fake: Any, registry: Any) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from time import perf_counter
 
 import grpc
@@ -19,6 +20,7 @@ from videoai.registry.v1 import registry_pb2 as pb
 from videoai.registry.v1 import registry_pb2_grpc
 
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
+RECONNECT_SECONDS = 0.1
 
 
 class Crowd:
@@ -62,13 +64,20 @@ class _Watchers:
     async def follow(self, index: int) -> None:
         async with grpc.aio.insecure_channel(self._address, options=OWN_CONNECTION) as channel:
             stub = registry_pb2_grpc.ModelRegistryServiceStub(channel)
-            async for message in stub.WatchProduction(self._request):
-                now = perf_counter()
-                if message.WhichOneof("event") == "heartbeat":
-                    continue
-                if self._revisions[index] >= 0 or message.WhichOneof("event") == "synced":
-                    self._revisions[index], self._times[index] = message.revision, now
-                    self._news.set()
+            while True:
+                # The server gives up a connection that takes nothing for some time, as that of a stopped process.
+                with suppress(grpc.aio.AioRpcError):
+                    await self._watch(stub, index)
+                await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _watch(self, stub: registry_pb2_grpc.ModelRegistryServiceAsyncStub, index: int) -> None:
+        async for message in stub.WatchProduction(self._request):
+            now = perf_counter()
+            if message.WhichOneof("event") == "heartbeat":
+                continue
+            if self._revisions[index] >= 0 or message.WhichOneof("event") == "synced":
+                self._revisions[index], self._times[index] = message.revision, now
+                self._news.set()
 
     async def answer(self) -> None:
         while line := await asyncio.to_thread(sys.stdin.readline):

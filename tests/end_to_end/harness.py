@@ -93,6 +93,7 @@ class Pair:
     channels: dict[str, grpc.Channel] = field(default_factory=dict)
     inference_process: Process | None = None
     registry_address: str = "127.0.0.1:0"
+    inference_root: Path | None = None  # where inference servers have a folder of their own
 
     def start_registry(self, *arguments: str) -> Process:
         """Start the registry, at the address it had before if there was one."""
@@ -105,7 +106,7 @@ class Pair:
     def start_inference(self, *arguments: str, listen: str = "127.0.0.1:0", device: str = "cpu") -> Process:
         self.inference_process = self._start(
             "inference_server",
-            *("--root", str(self.root), "--listen", listen, "--device", device),
+            *("--root", str(self.inference_root or self.root), "--listen", listen, "--device", device),
             *("--registry", self.registry_address, *arguments),
         )
         return self.inference_process

@@ -17,10 +17,9 @@ from videoai import cli, errors
 from videoai.registry.v1 import registry_pb2 as pb
 
 from registry_server.artifacts import ArtifactFolder
-from tests.registry_server.conftest import Root
+from tests.registry_server.conftest import Root, Server
 from tests.registry_server.conftest import root as root  # a fixture
-from tests.registry_server.test_process import Server
-from tests.registry_server.test_process import start as start  # a fixture
+from tests.registry_server.conftest import start as start  # a fixture
 from tests.registry_server.test_transfers import padded
 
 Start = Callable[..., Server]
@@ -57,6 +56,26 @@ async def test_a_file_goes_there_and_back(kind: str, root: Root, start: Start, t
         await call(kind, server.address, "download", "m", 1, target)
     assert target.read_bytes() == source.read_bytes()
     assert [path.name for path in target.parent.iterdir()] == ["out.onnx"]
+
+
+async def test_a_file_is_read_as_it_comes(root: Root, start: Start, tmp_path: Path) -> None:
+    server, source = start(), tmp_path / "in.onnx"
+    data = padded(3_000_000)
+    source.write_bytes(data)
+    async with videoai.aio.RegistryClient(server.address) as client:
+        model = await client.upload(source, "m")
+        async with client.read("m", 1, offset_bytes=2_000_000) as (told, chunks):
+            assert (told, b"".join([chunk async for chunk in chunks])) == (model, data[2_000_000:])
+        with pytest.raises(errors.NotFound):
+            async with client.read("m", 2):
+                pass
+    with videoai.RegistryClient(server.address) as blocking:
+        with blocking.read("m", 1, offset_bytes=2_000_000) as (told, rest):
+            assert (told, b"".join(rest)) == (model, data[2_000_000:])
+        with pytest.raises(errors.NotFound), blocking.read("m", 2):
+            pass
+    with pytest.raises(errors.Cancelled, match="closed"), blocking.read("m", 1):
+        pass
 
 
 @pytest.mark.parametrize("kind", ["sync", "aio"])

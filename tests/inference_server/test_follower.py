@@ -41,18 +41,19 @@ class Loader:
         self.gate.set()
         self.begun = asyncio.Event()
 
-    async def __call__(self, served, announcement, wanted):
-        version = announcement.version
+    async def __call__(self, served, aim):
+        version = aim.announcement.version
+        aim.loading()
         self.begun.set()
         await self.gate.wait()
         self.loaded.append(version.version)
         if version.version in self.failures:
             raise self.failures[version.version]
-        if wanted():
+        if not aim.superseded.is_set():
             model = self.fake_model(version.version)
             model.version = version
             served.swap(model)
-        return wanted()
+        return not aim.superseded.is_set()
 
 
 def announce(version, revision=None, sha256="ab" * 32):
@@ -85,7 +86,7 @@ async def follower(served, loader, reports):
 
 async def test_an_announced_version_is_loaded_and_reported(follower, served, reports):
     follower.announce(announce(1))
-    assert await reports.until("APPLIED") == [(1, "LOADING", 0, ""), (1, "APPLIED", 1, "")]
+    assert await reports.until("APPLIED") == [(1, "RECEIVED", 0, ""), (1, "LOADING", 0, ""), (1, "APPLIED", 1, "")]
     assert (served.state, served.seen_version, served.revision) == (State.SERVING, 1, 1)
 
 

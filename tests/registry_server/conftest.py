@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import onnx
 import pytest
+from grpc_health.v1 import health_pb2_grpc
 from onnx import TensorProto, helper
 from videoai.registry.v1 import registry_pb2 as pb
 from videoai.registry.v1 import registry_pb2_grpc
@@ -172,6 +173,7 @@ async def serve(root: Root, **settings: Any) -> AsyncIterator[Client]:
     """The whole registry server, but for its process: real socket, real file."""
     health = Health([SERVICE])
     server = grpc.aio.server(interceptors=[ErrorInterceptor(ERROR_CODES)])
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     async with registry_server(Settings(root.path, **settings), server, health) as doors:
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()

@@ -26,7 +26,7 @@ FOUND = Artifact(
 class Found:
     """Artifacts of which each is what FOUND says."""
 
-    def digest(self, path: str) -> Digest:
+    def digest(self, path: str, weights_files: tuple[str, ...] = ()) -> Digest:
         return FOUND.digest
 
     def inspect(self, path: str) -> Artifact:
@@ -104,7 +104,7 @@ def test_unknown_keys_and_key_order_survive_every_step(written: dict[str, Any]) 
     assert list(after) == [*before, "history"]
     for key in before.keys() - {"models"}:
         assert ordered(after[key]) == ordered(before[key])
-    ours = {"status", "activation_timestamp", "sha256", "size_bytes", "inputs", "outputs"}
+    ours = {"status", "activation_timestamp", "sha256", "size_bytes", "inputs", "outputs", "opset"}
     for old, new in zip(before["models"], after["models"], strict=True):
         assert [key for key in new if key in old] == list(old)
         assert new.keys() - old.keys() <= ours
@@ -204,7 +204,7 @@ def test_a_step_without_effect_returns_the_same_catalog() -> None:
 
 def test_activation_is_refused_before_the_file_is_read() -> None:
     class Unread:
-        def digest(self, path: str) -> Digest:
+        def digest(self, path: str, weights_files: tuple[str, ...] = ()) -> Digest:
             raise AssertionError("read")
 
         inspect = digest

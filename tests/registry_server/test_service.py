@@ -10,10 +10,11 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from videoai.registry.v1 import registry_pb2 as pb
 
 from registry_server import errors
-from registry_server.service import ERROR_CODES
+from registry_server.service import ERROR_CODES, SERVICE, WRITES
 
 Code = grpc.StatusCode
 PRODUCTION, STAGING, ARCHIVED = pb.MODEL_STATUS_PRODUCTION, pb.MODEL_STATUS_STAGING, pb.MODEL_STATUS_ARCHIVED
@@ -347,3 +348,65 @@ async def test_activating_an_entry_written_by_hand_records_its_file(example: Any
         ).model.version == 1
     entry = json.loads(example.file.read_text())["models"][1]
     assert list(entry)[:6] == ["model_name", "version", "path", "status", "creation_timestamp", "metadata"]
+
+
+async def activations(client: Any, name: str, **fields: Any) -> list[pb.Activation]:
+    answer = await client.stub.ListActivations(pb.ListActivationsRequest(model_name=name, **fields))
+    return list(answer.activations)
+
+
+async def test_activations_are_told_newest_first(root: Any, client: Any, fails: Any) -> None:
+    unknown = client.stub.ListActivations(pb.ListActivationsRequest(model_name="m"))
+    await fails(unknown, Code.NOT_FOUND)
+    for version in (1, 2):
+        await client.register("m", version, root.add_model("m", version))
+    assert await activations(client, "m") == []
+    first = await client.activate("m", 1, requested_by="ann@build-7")
+    second = await client.activate("m", 2)
+    back = await client.stub.RollbackProduction(pb.RollbackProductionRequest(model_name="m", requested_by="bob"))
+    assert [(a.previous_version, a.version, a.requested_by, a.revision) for a in await activations(client, "m")] == [
+        (2, 1, "bob", back.revision),
+        (1, 2, "", second.revision),
+        (0, 1, "ann@build-7", first.revision),
+    ]
+    (newest,) = await activations(client, "m", limit=1)
+    assert newest.timestamp.ToDatetime() == back.model.activation_timestamp.ToDatetime()
+    too_long = client.activate("m", 2, requested_by="x" * 129)
+    assert "requested_by: expected 0 to 128 characters" in await fails(too_long, Code.INVALID_ARGUMENT)
+
+
+async def test_an_edit_is_an_activation_that_nobody_called_for(serve: Any, example: Any) -> None:
+    async with serve(example) as client:
+        document = example.document()
+        document["models"][0]["status"], document["models"][1]["status"] = "staging", "production"
+        example.edit(document)
+        while (await client.production("yolov8n-coco")).model.version != 2:
+            await asyncio.sleep(0.01)
+        (record,) = await activations(client, "yolov8n-coco")
+        assert (record.previous_version, record.version, record.edited, record.requested_by) == (1, 2, True, "")
+
+
+async def test_a_registry_that_cannot_be_read_says_so_until_it_is_mended(serve: Any, example: Any, fails: Any) -> None:
+    async with serve(example) as client, grpc.aio.insecure_channel(client.address) as channel:
+        health, state = health_pb2_grpc.HealthStub(channel), client.stub.GetRegistryState
+        writes = health.Watch(health_pb2.HealthCheckRequest(service=WRITES))
+        assert (await writes.read()).status == health_pb2.HealthCheckResponse.SERVING
+        before = await state(pb.GetRegistryStateRequest())
+        assert (before.versions, before.watchers, before.problem) == (2, 0, "")
+        assert before.storage.endswith("models/registry.json")
+        text = example.text()
+        example.replace(text.replace('"version": 1,', '"version": 1'))
+        while not (problem := (await state(pb.GetRegistryStateRequest())).problem):
+            await asyncio.sleep(0.01)
+        assert "models/registry.json:6:7: not valid JSON" in problem
+        assert (await writes.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", SERVICE):  # whoever only reads and watches is to be left where it is
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        assert (await client.production("yolov8n-coco")).model.version == 1
+        assert problem in await fails(client.activate("yolov8n-coco", 2), Code.FAILED_PRECONDITION)
+        example.replace(text)
+        while (await state(pb.GetRegistryStateRequest())).problem:
+            await asyncio.sleep(0.01)
+        assert (await writes.read()).status == health_pb2.HealthCheckResponse.SERVING
+        await client.activate("yolov8n-coco", 2)

@@ -23,9 +23,8 @@ from registry_server.json_storage import JsonFileStorage
 from registry_server.staging import StagingFolder, place_of
 from registry_server.steps import Digest
 from registry_server.transfers import clear_uploads
-from tests.registry_server.conftest import model_bytes
-from tests.registry_server.test_process import Server, register
-from tests.registry_server.test_process import start as start  # a fixture
+from tests.registry_server.conftest import Server, model_bytes
+from tests.registry_server.test_process import register
 
 
 def padded(size: int) -> bytes:

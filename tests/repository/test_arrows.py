@@ -13,16 +13,22 @@ from tests.repository.house import reachable, read, uses, within
 CLIENTS = ("videoai", "demo", "sidecar")
 WIRE = ("registry_server.service", "registry_server.convert", "inference_server.service", *CLIENTS)
 SERVERS = ("registry_server.server", "inference_server.server")
-WATCHER = ("inference_server.watcher", "inference_server.reporter")
+WATCHER = ("inference_server.watcher", "inference_server.reporter", "inference_server.fetching")
 
 # What each of these may be used by; nothing else of ours may.
 PLACES: Mapping[str, tuple[str, ...]] = {
     "av": ("inference_server.video", "videoai.annotating", "demo"),
     "onnxruntime": ("inference_server.engine",),
-    "onnx": ("inference_server.engine", "registry_server.artifacts", "demo"),
+    "onnx": (
+        "inference_server.engine",
+        "registry_server.artifacts",
+        "registry_server.onnx_files",
+        "server_kit.model_files",
+        "demo",
+    ),
     "filelock": ("registry_server.json_storage",),
     "sqlite3": ("registry_server.sqlite_storage", "registry_server.sqlite_tables"),
-    "os.fsync": ("registry_server.files", "inference_server.state"),
+    "os.fsync": ("registry_server.files", "inference_server.state", "inference_server.cache"),
     "watchfiles": ("registry_server.follow",),
     "grpc": (*WIRE, *SERVERS, "server_kit"),
     "grpc_health": ("server_kit",),
@@ -40,6 +46,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
             for server in ("registry_server", "inference_server")
             for module in ("settings", "__main__")
         ),
+        "registry_server.edit",
         "server_kit.options",
         "server_kit.healthcheck",
         *CLIENTS,
@@ -49,7 +56,12 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "signal": ("server_kit", "inference_server.video", "demo"),
 }
 # A corrupt ONNX file shows itself as protobuf's error: no type of the wire.
-EXCEPTIONS = {("registry_server.artifacts", "google.protobuf"), ("inference_server.engine.graph", "google.protobuf")}
+EXCEPTIONS = {("registry_server.onnx_files", "google.protobuf"), ("inference_server.engine.graph", "google.protobuf")}
+
+# The parts of server_kit that are about being a server, which model files are not.
+SERVING = tuple(
+    f"server_kit.{part}" for part in ("app", "background", "errors", "health", "logs", "metrics", "options")
+)
 
 # What importing the first must never bring along, however indirectly.
 APART: Mapping[str, tuple[str, ...]] = {
@@ -58,7 +70,7 @@ APART: Mapping[str, tuple[str, ...]] = {
     "server_kit": ("registry_server", "inference_server", "videoai"),
     "videoai": ("registry_server", "inference_server", "server_kit", "onnx", "onnxruntime"),
     "inference_server.video.worker": ("grpc", "google", "onnx", "onnxruntime", "videoai", "server_kit"),
-    "inference_server.engine": ("grpc", "videoai", "av", "server_kit", "inference_server.video"),
+    "inference_server.engine": ("grpc", "videoai", "av", *SERVING, "inference_server.video"),
     "inference_server.video": ("grpc", "videoai", "onnxruntime", "server_kit", "inference_server.engine"),
     "registry_server.storage": ("registry_server.registry", "registry_server.service", "grpc", "videoai"),
     "registry_server.registry": ("registry_server.service", "registry_server.server", "grpc", "videoai"),

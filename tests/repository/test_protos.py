@@ -25,6 +25,8 @@ RPCS = {
         "ListModels": (False, False),
         "ActivateModelVersion": (False, False),
         "RollbackProduction": (False, False),
+        "ListActivations": (False, False),
+        "GetRegistryState": (False, False),
         "ArchiveModelVersion": (False, False),
         "UpdateModelMetadata": (False, False),
         "DeleteModelVersion": (False, False),

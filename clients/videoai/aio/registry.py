@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from videoai import requests
+from videoai.aio import transfer
 from videoai.aio.channel import Client
 from videoai.aio.watch import Watch
 from videoai.registry.v1 import registry_pb2, registry_pb2_grpc
@@ -16,6 +17,7 @@ from videoai.watching import Backoff, Follower
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
     from os import PathLike
 
     from videoai.rollout import Verdict
@@ -86,20 +88,37 @@ class RegistryClient(Client):
         *,
         expected_production_version: int | None = None,
         request_id: str | None = None,
+        requested_by: str | None = None,
     ) -> registry_pb2.ActivateModelVersionResponse:
         """Put a version into production. Answers model, demoted (the one before, if any) and revision.
 
         `expected_production_version`: raise Aborted unless this version is in production now; 0 means none may be.
+        `requested_by`: who asks, for the history.
         """
         request = requests.activate(
-            model_name, version, expected_production_version=expected_production_version, request_id=request_id
+            model_name,
+            version,
+            expected_production_version=expected_production_version,
+            request_id=request_id,
+            requested_by=requested_by,
         )
         return await self._call(self._stub.ActivateModelVersion, request)
 
-    async def rollback(self, model_name: str) -> registry_pb2.RollbackProductionResponse:
+    async def rollback(
+        self, model_name: str, *, requested_by: str | None = None
+    ) -> registry_pb2.RollbackProductionResponse:
         """Put the version back that was in production before. Answers as activate does."""
-        request = registry_pb2.RollbackProductionRequest(model_name=model_name)
+        request = registry_pb2.RollbackProductionRequest(model_name=model_name, requested_by=requested_by)
         return await self._call(self._stub.RollbackProduction, request)
+
+    async def activations(self, model_name: str, *, limit: int = 0) -> Sequence[registry_pb2.Activation]:
+        """Return the changes of production that are remembered, newest first; at most `limit` unless it is 0."""
+        request = registry_pb2.ListActivationsRequest(model_name=model_name, limit=limit)
+        return (await self._call(self._stub.ListActivations, request)).activations
+
+    async def state(self) -> registry_pb2.GetRegistryStateResponse:
+        """Return which state the registry serves, and why it refuses changes (`problem`) if it does."""
+        return await self._call(self._stub.GetRegistryState, registry_pb2.GetRegistryStateRequest())
 
     async def archive(self, model_name: str, version: int) -> registry_pb2.Model:
         """Keep a version for the record only."""
@@ -210,6 +229,16 @@ class RegistryClient(Client):
         If the registry goes away in between, the download goes on where it broke off. `progress`: as for upload.
         """
         return await self._in_thread(lambda client: client.download(model_name, version, file, progress=progress))
+
+    def read(
+        self, model_name: str, version: int, *, offset_bytes: int = 0
+    ) -> AbstractAsyncContextManager[tuple[registry_pb2.Model, AsyncIterator[bytes]]]:
+        """Give the version, with the sha256 and size of its file, and the file's bytes from `offset_bytes` on.
+
+        For callers who keep them elsewhere than `download` does. Only what ended without an error is whole.
+        """
+        request = registry_pb2.DownloadModelRequest(model_name=model_name, version=version, offset_bytes=offset_bytes)
+        return transfer.read(self._stub.DownloadModel, request)
 
     async def _in_thread(self, work: Callable[[BlockingClient], registry_pb2.Model]) -> registry_pb2.Model:
         """Move a file in a thread, over a connection of its own; if cancelled, that is closed and the thread ends."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import platform
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from videoai.cli import output, show
+from videoai.cli import output, programs, show
 from videoai.cli.options import Settings, global_options, pass_settings
 from videoai.cli.waiting import until_applied, wait_options
 from videoai.registry.v1 import registry_pb2
@@ -16,6 +18,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 VERSION = click.IntRange(min=1)
+
+
+def who() -> str:
+    """Name whoever runs this, and where; as much of it as the system knows."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container may run as a number that nobody gave a name
+        user = ""
+    return "@".join(filter(None, (user, platform.node())))[:128]
+
+
+by_option = click.option(
+    "--by",
+    metavar="TEXT",
+    envvar="VIDEOAI_BY",
+    default=who,
+    help="Who asks, for the history.  [default: you, at this machine; VIDEOAI_BY]",
+)
 
 
 @click.group()
@@ -89,6 +109,7 @@ def show_(settings: Settings, name: str, version: int | None) -> None:
     metavar="N",
     help="Refuse unless version N is in production now; 0: unless none is.",
 )
+@by_option
 @wait_options
 @click.option("--rollback-on-failure", is_flag=True, help="With --wait: go back if a replica rejects it.")
 @global_options
@@ -99,6 +120,7 @@ def activate(
     name: str,
     version: int,
     expect: int | None,
+    by: str,
     wait_timeout: float,
     *,
     wait: bool,
@@ -108,22 +130,23 @@ def activate(
     if rollback_on_failure and not wait:
         raise click.UsageError("--rollback-on-failure needs --wait")
     with settings.registry_client() as registry:
-        answer = registry.activate(name, version, expected_production_version=expect)
+        answer = registry.activate(name, version, expected_production_version=expect, requested_by=by)
         if wait:
-            until_applied(settings, registry, answer, wait_timeout, go_back=rollback_on_failure)
+            until_applied(settings, registry, answer, wait_timeout, go_back=rollback_on_failure, by=by)
         else:
             show.change(settings, answer)
 
 
 @models.command()
 @click.argument("name")
+@by_option
 @wait_options
 @global_options
 @pass_settings
-def rollback(settings: Settings, /, name: str, wait_timeout: float, *, wait: bool) -> None:
+def rollback(settings: Settings, /, name: str, by: str, wait_timeout: float, *, wait: bool) -> None:
     """Put the version back into production that was there before."""
     with settings.registry_client() as registry:
-        answer = registry.rollback(name)
+        answer = registry.rollback(name, requested_by=by)
         if wait:
             until_applied(settings, registry, answer, wait_timeout)
         else:
@@ -139,6 +162,31 @@ def archive(settings: Settings, name: str, version: int) -> None:
     """Keep VERSION of NAME for the record only."""
     with settings.registry_client() as registry:
         show.model(settings, registry.archive(name, version), f"archived {name} version {version}")
+
+
+@models.command()
+@click.option("--root", metavar="DIR", envvar="VIDEOAI_ROOT", help="Folder that holds models/.  [VIDEOAI_ROOT]")
+@click.option("--storage", metavar="URL", envvar="VIDEOAI_REGISTRY_STORAGE", help="Where it is, if not there.")
+@click.pass_context
+def edit(context: click.Context, root: str | None, storage: str | None) -> None:
+    """Open the registry file in $VISUAL or $EDITOR, and put it in place once it can be read.
+
+    For the machine that has the file; it needs videoai[registry] and no server. Servers over the same file take the
+    edit up within a second.
+    """
+    flags = [part for name, value in (("--root", root), ("--storage", storage)) if value for part in (name, value)]
+    context.exit(programs.become("registry_server", [*flags, "edit"]))
+
+
+@models.command()
+@click.argument("name")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
+@global_options
+@pass_settings
+def history(settings: Settings, name: str, limit: int | None) -> None:
+    """Show what of NAME was in production when, newest first, and who asked for it."""
+    with settings.registry_client() as registry:
+        show.history(settings, registry.activations(name, limit=limit or 0))
 
 
 @models.command()

@@ -32,6 +32,7 @@ STYLES = {
     "archived": "dim",
     "rejected": "bold red",
     "not serving": "bold red",
+    "degraded": "bold yellow",
     "unreachable": "bold red",
 }
 

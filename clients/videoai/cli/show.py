@@ -55,6 +55,24 @@ def changed(answer: Change) -> str:
     return f"{name} version {version} is in production{before} (revision {answer.revision})"
 
 
+def history(settings: Settings, items: Sequence[registry_pb2.Activation]) -> None:
+    """Print changes of production, one a line."""
+    if settings.json:
+        output.print_json(registry_pb2.ListActivationsResponse(activations=items))
+        return
+    rows = [
+        (
+            output.moment(item.timestamp),
+            output.version(item.previous_version),
+            output.version(item.version),
+            item.requested_by or ("an edit" if item.edited else ""),
+            item.revision,
+        )
+        for item in items
+    ]
+    output.print_table(None, ("WHEN", "FROM", "TO", "BY", "REVISION"), rows)
+
+
 def replicas(answer: registry_pb2.GetRolloutResponse) -> None:
     """Print how far each replica has come."""
     output.console().print(replica_table(answer))
@@ -100,8 +118,10 @@ def _details(item: registry_pb2.Model) -> list[tuple[str, object]]:
         ("version", item.version),
         ("status", _status(item)),
         ("path", item.path),
+        *(("weights in", name) for name in item.weights_files),
         ("size", output.size(item.size_bytes)),
         ("sha256", item.sha256),
+        ("opset", item.opset or ""),
         ("created", output.moment(item.creation_timestamp)),
         ("activated", output.moment(item.activation_timestamp)),
         ("description", item.metadata.description),

@@ -14,6 +14,7 @@ from videoai.inference.v1 import inference_pb2
 from videoai.registry.v1 import registry_pb2
 
 UNREACHABLE = "unreachable"
+DEGRADED = "DEGRADED"
 
 
 @dataclass
@@ -44,7 +45,9 @@ class Inference:
 def status(context: click.Context, settings: Settings) -> None:
     """Show both servers: health, what is in production, how far each replica is, and what runs on which device.
 
-    Exits with 0 only if both servers are serving, 4 if one cannot be reached, 1 otherwise.
+    The registry is degraded while what it stores cannot be read, after an edit for instance: it goes on with what it
+    last read, and refuses changes. Exits with 0 only if both servers are serving, 4 if one cannot be reached, 1
+    otherwise.
     """
     registry, inference = _ask_registry(settings), _ask_inference(settings)
     if settings.json:
@@ -60,6 +63,9 @@ def _ask_registry(settings: Settings) -> Registry:
     try:
         with settings.registry_client() as client:
             answer.health = client.health()
+            answer.error = client.state().problem
+            if answer.error and answer.health == "SERVING":
+                answer.health = DEGRADED
             answer.models = list(client.list(status=registry_pb2.MODEL_STATUS_PRODUCTION))
             answer.rollouts = [client.rollout(model.model_name) for model in answer.models]
     except VideoAIError as error:

@@ -31,12 +31,12 @@ def wait_options(function: Function) -> Function:
 
 
 def until_applied(
-    settings: Settings, registry: RegistryClient, change: Change, seconds: float, *, go_back: bool = False
+    settings: Settings, registry: RegistryClient, change: Change, seconds: float, *, go_back: bool = False, by: str = ""
 ) -> None:
     """Follow `change` and print the final rollout. Raises what ends the command with the exit code that tells of it."""
     verdict = _follow(registry, change, seconds)
     if verdict.outcome is Outcome.REJECTED and go_back:
-        verdict, problem = _back(registry, change, verdict, seconds)
+        verdict, problem = _back(registry, change, verdict, seconds, by)
     else:
         problem = _problem(change, verdict)
     if settings.json:
@@ -51,14 +51,14 @@ def until_applied(
         click.echo("videoai: no replica is live; the next one to come will load the version", err=True)
 
 
-def _back(registry: RegistryClient, change: Change, verdict: Verdict, seconds: float) -> tuple[Verdict, str]:
+def _back(registry: RegistryClient, change: Change, verdict: Verdict, seconds: float, by: str) -> tuple[Verdict, str]:
     """Activate the demoted version again; return the last verdict and all that went wrong."""
     problem = _problem(change, verdict)
     if not change.HasField("demoted"):
         return verdict, f"{problem}; there is no version before it to go back to"
     name, before = change.model.model_name, change.demoted.version
     try:
-        undone = registry.activate(name, before, expected_production_version=change.model.version)
+        undone = registry.activate(name, before, expected_production_version=change.model.version, requested_by=by)
         last = _follow(registry, undone, seconds)
     except VideoAIError as error:
         return verdict, f"{problem}; did not go back to version {before}: {error.details}"

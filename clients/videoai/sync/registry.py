@@ -15,6 +15,7 @@ from videoai.watching import Backoff, Follower
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from os import PathLike
 
     from videoai.rollout import Verdict
@@ -84,20 +85,35 @@ class RegistryClient(Client):
         *,
         expected_production_version: int | None = None,
         request_id: str | None = None,
+        requested_by: str | None = None,
     ) -> registry_pb2.ActivateModelVersionResponse:
         """Put a version into production. Answers model, demoted (the one before, if any) and revision.
 
         `expected_production_version`: raise Aborted unless this version is in production now; 0 means none may be.
+        `requested_by`: who asks, for the history.
         """
         request = requests.activate(
-            model_name, version, expected_production_version=expected_production_version, request_id=request_id
+            model_name,
+            version,
+            expected_production_version=expected_production_version,
+            request_id=request_id,
+            requested_by=requested_by,
         )
         return self._call(self._stub.ActivateModelVersion, request)
 
-    def rollback(self, model_name: str) -> registry_pb2.RollbackProductionResponse:
+    def rollback(self, model_name: str, *, requested_by: str | None = None) -> registry_pb2.RollbackProductionResponse:
         """Put the version back that was in production before. Answers as activate does."""
-        request = registry_pb2.RollbackProductionRequest(model_name=model_name)
+        request = registry_pb2.RollbackProductionRequest(model_name=model_name, requested_by=requested_by)
         return self._call(self._stub.RollbackProduction, request)
+
+    def activations(self, model_name: str, *, limit: int = 0) -> Sequence[registry_pb2.Activation]:
+        """Return the changes of production that are remembered, newest first; at most `limit` unless it is 0."""
+        request = registry_pb2.ListActivationsRequest(model_name=model_name, limit=limit)
+        return self._call(self._stub.ListActivations, request).activations
+
+    def state(self) -> registry_pb2.GetRegistryStateResponse:
+        """Return which state the registry serves, and why it refuses changes (`problem`) if it does."""
+        return self._call(self._stub.GetRegistryState, registry_pb2.GetRegistryStateRequest())
 
     def archive(self, model_name: str, version: int) -> registry_pb2.Model:
         """Keep a version for the record only."""
@@ -210,6 +226,16 @@ class RegistryClient(Client):
         """
         request = registry_pb2.DownloadModelRequest(model_name=model_name, version=version)
         return transfer.download(self._stub, request, file, progress, self._closed)
+
+    def read(
+        self, model_name: str, version: int, *, offset_bytes: int = 0
+    ) -> AbstractContextManager[tuple[registry_pb2.Model, Iterator[bytes]]]:
+        """Give the version, with the sha256 and size of its file, and the file's bytes from `offset_bytes` on.
+
+        For callers who keep them elsewhere than `download` does. Only what ended without an error is whole.
+        """
+        request = registry_pb2.DownloadModelRequest(model_name=model_name, version=version, offset_bytes=offset_bytes)
+        return transfer.read(self._stub, request)
 
     def watch(
         self,

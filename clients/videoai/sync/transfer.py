@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, BinaryIO
@@ -77,6 +77,26 @@ def download(
     return model
 
 
+@contextmanager
+def read(
+    stub: registry_pb2_grpc.ModelRegistryServiceStub, request: registry_pb2.DownloadModelRequest
+) -> Iterator[tuple[registry_pb2.Model, Iterator[bytes]]]:
+    """Give the version and its bytes as they come; what the call raises within the block is raised as VideoAIError."""
+    try:
+        call = stub.DownloadModel(request)
+    except ValueError as error:  # so gRPC says that the channel is closed
+        raise errors.Cancelled(str(error)) from None
+    try:
+        first = next(call, None)
+        if first is None or first.WhichOneof("payload") != "model":
+            raise errors.DataLoss("the registry ended the download before it began")
+        yield first.model, (message.chunk for message in call)
+    except grpc.RpcError as error:
+        raise errors.from_grpc(error) from None
+    finally:
+        call.cancel()
+
+
 class _Download:
     def __init__(
         self,
@@ -99,8 +119,8 @@ class _Download:
             before = self._file.tell()
             try:
                 return self._receive()
-            except grpc.RpcError as error:
-                failure = errors.from_grpc(error)
+            except errors.VideoAIError as error:
+                failure = error
             if self._file.tell() > before:
                 failures = 0
             resumable = self._model is not None and isinstance(failure, errors.Unavailable)
@@ -110,24 +130,21 @@ class _Download:
 
     def _receive(self) -> registry_pb2.Model:
         self._request.offset_bytes = self._file.tell()
-        for message in self._stub.DownloadModel(self._request):
-            if message.WhichOneof("payload") == "model":
-                self._check_same(message.model)
-            else:
-                self._take(message.chunk)
-        if self._model is None:
-            raise errors.DataLoss("the registry ended the download before it began")
-        if self._hash.hexdigest() != self._model.sha256:
-            raise errors.DataLoss(f"sha256: expected {self._model.sha256}, received {self._hash.hexdigest()}")
-        return self._model
+        with read(self._stub, self._request) as (model, chunks):
+            self._check_same(model)
+            for chunk in chunks:
+                self._take(chunk, model.size_bytes)
+        if self._hash.hexdigest() != model.sha256:
+            raise errors.DataLoss(f"sha256: expected {model.sha256}, received {self._hash.hexdigest()}")
+        return model
 
     def _check_same(self, model: registry_pb2.Model) -> None:
         if self._model is not None and model.sha256 != self._model.sha256:
             raise errors.DataLoss(f"sha256: the download began with {self._model.sha256}, now it is {model.sha256}")
         self._model = model
 
-    def _take(self, chunk: bytes) -> None:
+    def _take(self, chunk: bytes, size_bytes: int) -> None:
         self._file.write(chunk)
         self._hash.update(chunk)
-        if self._progress and self._model is not None:
-            self._progress(self._file.tell(), self._model.size_bytes)
+        if self._progress:
+            self._progress(self._file.tell(), size_bytes)

@@ -1,12 +1,17 @@
 """The families of models that this server reads, one module each. A new one is added to KINDS, and nowhere else."""
 
 from inference_server.detection.families import (
+    detr,
+    rf_detr,
+    rtdetr,
     tensors,
     yolo_classify,
     yolo_detect,
     yolo_obb,
     yolo_pose,
     yolo_segment,
+    yolov5,
+    yolox,
 )
 
 KINDS = (
@@ -19,6 +24,12 @@ KINDS = (
     yolo_obb.KIND,
     yolo_obb.KIND_END2END,
     yolo_classify.KIND,
+    yolov5.KIND,
+    yolox.KIND,
+    yolox.KIND_DECODED,
+    rtdetr.KIND,
+    detr.KIND,
+    rf_detr.KIND,
     tensors.KIND,
 )
 

@@ -19,7 +19,7 @@ def refusal(version_of):
             load(version_of(model, sha256, **attributes), Device("cpu"))
         text = str(refused.value)
         assert "\n" not in text
-        assert len(text) < 1500
+        assert len(text) < 2500
         return text
 
     return reason
@@ -98,7 +98,7 @@ def test_weights_in_another_file(refusal, small_detector, nested):
         model.graph.node.append(helper.make_node("If", ["condition"], ["x"], then_branch=body, else_branch=body))
     else:
         model.graph.initializer.append(tensor)
-    assert "weight 'elsewhere' is kept in another file" in refusal(model)
+    assert "tensor 'elsewhere': weights '../../secret': expected a path in the model's folder" in refusal(model)
 
 
 def test_an_operator_that_nobody_knows(refusal, small_detector):
@@ -130,7 +130,9 @@ def test_weights_that_are_no_numbers(refusal, small_detector):
 
 
 def test_more_rows_than_classes(refusal, small_detector):
-    assert "expected (batch, 5, anchors) for 1 classes" in refusal(small_detector(names="['a']"))
+    model = small_detector(names="['a']", task="detect")
+    model.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 24
+    assert "expected (batch, 5, anchors) for 1 classes" in refusal(model)
 
 
 def test_rows_that_the_graph_hides_until_it_runs(refusal, small_detector):
@@ -166,7 +168,7 @@ def test_no_metadata_and_a_shape_that_says_nothing(refusal, small_detector):
     del model.metadata_props[:]
     reason = refusal(model)
     assert "no metadata key 'names'" in reason
-    assert "Set metadata.attributes.videoai.family to one of yolo-detect, tensors" in reason
+    assert "Set metadata.attributes.videoai.family to one of them or to tensors" in reason
 
 
 def test_everything_left_open(refusal, small_detector):

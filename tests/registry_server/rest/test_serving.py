@@ -92,6 +92,13 @@ def test_a_port_in_use(root: Any) -> None:
     assert f"--rest {address}: Address already in use" in complaint
 
 
+def test_a_grpc_port_in_use_ends_the_door_too(root: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        flags = ["--root", str(root.path), "--listen", address, "--rest", "127.0.0.1:0"]
+        assert f"--listen {address}" in complain("-m", "registry_server", *flags)
+
+
 def test_answers_are_not_held_back() -> None:
     with _listening("127.0.0.1:0") as (listener, address), connect(address), listener.accept()[0] as accepted:
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

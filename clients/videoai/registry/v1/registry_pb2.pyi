@@ -99,6 +99,8 @@ class Model(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FILES_FIELD_NUMBER: _builtins.int
+    OPSET_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Name, [a-z0-9][a-z0-9._-]{0,127}."""
     version: _builtins.int
@@ -108,9 +110,13 @@ class Model(_message.Message):
     status: Global___ModelStatus.ValueType
     """Where the version stands."""
     sha256: _builtins.str
-    """SHA-256 of the artifact, 64 lower-case hexadecimal digits; empty for an entry written by hand without one."""
+    """SHA-256 of the artifact, 64 lower-case hexadecimal digits; empty for an entry written by hand without one. That of
+    the ONNX file; with weights_files, that of the text which sha256sum prints for the ONNX file and then for each of them.
+    """
     size_bytes: _builtins.int
     """Size of the artifact in bytes; 0 for an entry written by hand without one."""
+    opset: _builtins.int
+    """Version of ONNX's own operators that the file asks for, >= 1; 0 for an entry written by hand, or if it asks for none."""
     @_builtins.property
     def creation_timestamp(self) -> _timestamp_pb2.Timestamp:
         """When the version was registered."""
@@ -131,6 +137,12 @@ class Model(_message.Message):
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
         """The graph's outputs, in the file's order; empty for an entry written by hand."""
 
+    @_builtins.property
+    def weights_files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Files that hold weights of the model beside the ONNX file, relative to its folder, in the order of their bytes; empty
+        for a model of one file. sha256 and size_bytes are then those of all files together.
+        """
+
     def __init__(
         self,
         *,
@@ -145,10 +157,12 @@ class Model(_message.Message):
         size_bytes: _builtins.int = ...,
         inputs: _abc.Iterable[Global___TensorSpec] | None = ...,
         outputs: _abc.Iterable[Global___TensorSpec] | None = ...,
+        weights_files: _abc.Iterable[_builtins.str] | None = ...,
+        opset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["activation_timestamp", b"activation_timestamp", "creation_timestamp", b"creation_timestamp", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_timestamp", b"activation_timestamp", "creation_timestamp", b"creation_timestamp", "inputs", b"inputs", "metadata", b"metadata", "model_name", b"model_name", "outputs", b"outputs", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes", "status", b"status", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_timestamp", b"activation_timestamp", "creation_timestamp", b"creation_timestamp", "inputs", b"inputs", "metadata", b"metadata", "model_name", b"model_name", "opset", b"opset", "outputs", b"outputs", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes", "status", b"status", "version", b"version", "weights_files", b"weights_files"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -456,6 +470,7 @@ class ActivateModelVersionRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     EXPECTED_PRODUCTION_VERSION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Name."""
     version: _builtins.int
@@ -464,6 +479,8 @@ class ActivateModelVersionRequest(_message.Message):
     """The version that must be in production for the change to happen; 0 means none may be. Not checked if unset."""
     request_id: _builtins.str
     """Any string of up to 128 characters that is unique to this change: a repeated call with it returns the first result."""
+    requested_by: _builtins.str
+    """Who asks, for the history: any text of up to 128 characters. It is written down, not checked."""
     def __init__(
         self,
         *,
@@ -471,19 +488,24 @@ class ActivateModelVersionRequest(_message.Message):
         version: _builtins.int = ...,
         expected_production_version: _builtins.int | None = ...,
         request_id: _builtins.str | None = ...,
+        requested_by: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_production_version", b"_expected_production_version", "_request_id", b"_request_id", "expected_production_version", b"expected_production_version", "request_id", b"request_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_production_version", b"_expected_production_version", "_request_id", b"_request_id", "_requested_by", b"_requested_by", "expected_production_version", b"expected_production_version", "request_id", b"request_id", "requested_by", b"requested_by"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_production_version", b"_expected_production_version", "_request_id", b"_request_id", "expected_production_version", b"expected_production_version", "model_name", b"model_name", "request_id", b"request_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_production_version", b"_expected_production_version", "_request_id", b"_request_id", "_requested_by", b"_requested_by", "expected_production_version", b"expected_production_version", "model_name", b"model_name", "request_id", b"request_id", "requested_by", b"requested_by", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_production_version: _TypeAlias = _typing.Literal["expected_production_version"]  # noqa: Y015
     _WhichOneofArgType__expected_production_version: _TypeAlias = _typing.Literal["_expected_production_version", b"_expected_production_version"]  # noqa: Y015
     _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
     _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
+    _WhichOneofReturnType__requested_by: _TypeAlias = _typing.Literal["requested_by"]  # noqa: Y015
+    _WhichOneofArgType__requested_by: _TypeAlias = _typing.Literal["_requested_by", b"_requested_by"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_production_version) -> _WhichOneofReturnType__expected_production_version | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requested_by) -> _WhichOneofReturnType__requested_by | None: ...
 
 Global___ActivateModelVersionRequest: _TypeAlias = ActivateModelVersionRequest  # noqa: Y015
 
@@ -530,18 +552,24 @@ class RollbackProductionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_NAME_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Name."""
+    requested_by: _builtins.str
+    """Who asks, for the history: any text of up to 128 characters. It is written down, not checked."""
     def __init__(
         self,
         *,
         model_name: _builtins.str = ...,
+        requested_by: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_requested_by", b"_requested_by", "requested_by", b"requested_by"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_name", b"model_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requested_by", b"_requested_by", "model_name", b"model_name", "requested_by", b"requested_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__requested_by: _TypeAlias = _typing.Literal["requested_by"]  # noqa: Y015
+    _WhichOneofArgType__requested_by: _TypeAlias = _typing.Literal["_requested_by", b"_requested_by"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requested_by) -> _WhichOneofReturnType__requested_by | None: ...
 
 Global___RollbackProductionRequest: _TypeAlias = RollbackProductionRequest  # noqa: Y015
 
@@ -580,6 +608,171 @@ class RollbackProductionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__demoted) -> _WhichOneofReturnType__demoted | None: ...
 
 Global___RollbackProductionResponse: _TypeAlias = RollbackProductionResponse  # noqa: Y015
+
+@_typing.final
+class ListActivationsRequest(_message.Message):
+    """Request of ListActivations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    """Name."""
+    limit: _builtins.int
+    """At most so many, the newest; 0 for all that are known."""
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "model_name", b"model_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListActivationsRequest: _TypeAlias = ListActivationsRequest  # noqa: Y015
+
+@_typing.final
+class ListActivationsResponse(_message.Message):
+    """Response of ListActivations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVATIONS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Revision of the registry that this is read from."""
+    @_builtins.property
+    def activations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Activation]:
+        """The changes of production of this model, newest first. The registry keeps the last 1000 of all models together, and
+        the last one of each model for good.
+        """
+
+    def __init__(
+        self,
+        *,
+        activations: _abc.Iterable[Global___Activation] | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListActivationsResponse: _TypeAlias = ListActivationsResponse  # noqa: Y015
+
+@_typing.final
+class Activation(_message.Message):
+    """A change of production."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    EDITED_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    """Name."""
+    previous_version: _builtins.int
+    """The version that was in production before; 0 if none was."""
+    version: _builtins.int
+    """The version that came into production; 0 if none did."""
+    revision: _builtins.int
+    """Revision of the registry that holds the change."""
+    requested_by: _builtins.str
+    """Who asked for it, as the caller said; empty if it did not say."""
+    edited: _builtins.bool
+    """True if it was no call: someone changed what is stored, and the registry found it so."""
+    @_builtins.property
+    def timestamp(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        previous_version: _builtins.int = ...,
+        version: _builtins.int = ...,
+        timestamp: _timestamp_pb2.Timestamp | None = ...,
+        revision: _builtins.int = ...,
+        requested_by: _builtins.str = ...,
+        edited: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edited", b"edited", "model_name", b"model_name", "previous_version", b"previous_version", "requested_by", b"requested_by", "revision", b"revision", "timestamp", b"timestamp", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Activation: _TypeAlias = Activation  # noqa: Y015
+
+@_typing.final
+class GetRegistryStateRequest(_message.Message):
+    """Request of GetRegistryState."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRegistryStateRequest: _TypeAlias = GetRegistryStateRequest  # noqa: Y015
+
+@_typing.final
+class GetRegistryStateResponse(_message.Message):
+    """Response of GetRegistryState."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTRY_UID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    STORAGE_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    WATCHERS_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    registry_uid: _builtins.str
+    """The uid that revisions belong to; another one after an older copy was restored."""
+    revision: _builtins.int
+    """Revision of the state that is served."""
+    storage: _builtins.str
+    """Where it is stored: "file:" or "sqlite:" and the path as the server sees it."""
+    versions: _builtins.int
+    """Versions of all models."""
+    watchers: _builtins.int
+    """Streams of WatchProduction that are open."""
+    problem: _builtins.str
+    """Why changes are refused at present: what is wrong with the stored registry, and where (file, line, column). Reads and
+    watches go on from the last good state meanwhile. Empty if all is well.
+    """
+    def __init__(
+        self,
+        *,
+        registry_uid: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        storage: _builtins.str = ...,
+        versions: _builtins.int = ...,
+        watchers: _builtins.int = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem", "registry_uid", b"registry_uid", "revision", b"revision", "storage", b"storage", "versions", b"versions", "watchers", b"watchers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRegistryStateResponse: _TypeAlias = GetRegistryStateResponse  # noqa: Y015
 
 @_typing.final
 class ArchiveModelVersionRequest(_message.Message):

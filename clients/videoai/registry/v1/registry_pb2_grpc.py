@@ -64,6 +64,16 @@ class ModelRegistryServiceStub(object):
                 request_serializer=videoai_dot_registry_dot_v1_dot_registry__pb2.RollbackProductionRequest.SerializeToString,
                 response_deserializer=videoai_dot_registry_dot_v1_dot_registry__pb2.RollbackProductionResponse.FromString,
                 _registered_method=True)
+        self.ListActivations = channel.unary_unary(
+                '/videoai.registry.v1.ModelRegistryService/ListActivations',
+                request_serializer=videoai_dot_registry_dot_v1_dot_registry__pb2.ListActivationsRequest.SerializeToString,
+                response_deserializer=videoai_dot_registry_dot_v1_dot_registry__pb2.ListActivationsResponse.FromString,
+                _registered_method=True)
+        self.GetRegistryState = channel.unary_unary(
+                '/videoai.registry.v1.ModelRegistryService/GetRegistryState',
+                request_serializer=videoai_dot_registry_dot_v1_dot_registry__pb2.GetRegistryStateRequest.SerializeToString,
+                response_deserializer=videoai_dot_registry_dot_v1_dot_registry__pb2.GetRegistryStateResponse.FromString,
+                _registered_method=True)
         self.ArchiveModelVersion = channel.unary_unary(
                 '/videoai.registry.v1.ModelRegistryService/ArchiveModelVersion',
                 request_serializer=videoai_dot_registry_dot_v1_dot_registry__pb2.ArchiveModelVersionRequest.SerializeToString,
@@ -160,6 +170,20 @@ class ModelRegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListActivations(self, request, context):
+        """Tells what was in production when, newest first. NOT_FOUND: nothing is known of the model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRegistryState(self, request, context):
+        """Tells how the registry is: which state it serves, and why it refuses changes if it does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ArchiveModelVersion(self, request, context):
         """Marks a version as archived: kept and listed, but no longer to be activated.
         NOT_FOUND: no such version. FAILED_PRECONDITION: it is in production.
@@ -215,14 +239,15 @@ class ModelRegistryServiceServicer(object):
 
     def UploadModel(self, request_iterator, context):
         """Registers a model whose artifact comes with the call: one header, then chunks.
-        Fails as RegisterModel does. DATA_LOSS: what arrived does not have the digest that the header announced.
+        Fails as RegisterModel does. INVALID_ARGUMENT, too: the file keeps weights in other files. DATA_LOSS: what arrived does not have the digest that the header announced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadModel(self, request, context):
-        """Streams a version's artifact: one header, then chunks. NOT_FOUND: no such version.
+        """Streams a version's artifact: one header, then chunks. NOT_FOUND: no such version. FAILED_PRECONDITION: the version
+        has weights_files; only models of one file can be downloaded.
         DATA_LOSS: the file on disk does not have the digest it was registered with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -256,6 +281,16 @@ def add_ModelRegistryServiceServicer_to_server(servicer, server):
                     servicer.RollbackProduction,
                     request_deserializer=videoai_dot_registry_dot_v1_dot_registry__pb2.RollbackProductionRequest.FromString,
                     response_serializer=videoai_dot_registry_dot_v1_dot_registry__pb2.RollbackProductionResponse.SerializeToString,
+            ),
+            'ListActivations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListActivations,
+                    request_deserializer=videoai_dot_registry_dot_v1_dot_registry__pb2.ListActivationsRequest.FromString,
+                    response_serializer=videoai_dot_registry_dot_v1_dot_registry__pb2.ListActivationsResponse.SerializeToString,
+            ),
+            'GetRegistryState': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRegistryState,
+                    request_deserializer=videoai_dot_registry_dot_v1_dot_registry__pb2.GetRegistryStateRequest.FromString,
+                    response_serializer=videoai_dot_registry_dot_v1_dot_registry__pb2.GetRegistryStateResponse.SerializeToString,
             ),
             'ArchiveModelVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.ArchiveModelVersion,
@@ -443,6 +478,60 @@ class ModelRegistryService(object):
             '/videoai.registry.v1.ModelRegistryService/RollbackProduction',
             videoai_dot_registry_dot_v1_dot_registry__pb2.RollbackProductionRequest.SerializeToString,
             videoai_dot_registry_dot_v1_dot_registry__pb2.RollbackProductionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListActivations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/videoai.registry.v1.ModelRegistryService/ListActivations',
+            videoai_dot_registry_dot_v1_dot_registry__pb2.ListActivationsRequest.SerializeToString,
+            videoai_dot_registry_dot_v1_dot_registry__pb2.ListActivationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRegistryState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/videoai.registry.v1.ModelRegistryService/GetRegistryState',
+            videoai_dot_registry_dot_v1_dot_registry__pb2.GetRegistryStateRequest.SerializeToString,
+            videoai_dot_registry_dot_v1_dot_registry__pb2.GetRegistryStateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,10 @@ class ModelRegistryServiceStub:
     """
     RollbackProduction: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RollbackProductionRequest, _registry_pb2.RollbackProductionResponse]
     """Activates the version that was in production before the present one. FAILED_PRECONDITION: there is none."""
+    ListActivations: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListActivationsRequest, _registry_pb2.ListActivationsResponse]
+    """Tells what was in production when, newest first. NOT_FOUND: nothing is known of the model."""
+    GetRegistryState: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetRegistryStateRequest, _registry_pb2.GetRegistryStateResponse]
+    """Tells how the registry is: which state it serves, and why it refuses changes if it does."""
     ArchiveModelVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ArchiveModelVersionRequest, _registry_pb2.ArchiveModelVersionResponse]
     """Marks a version as archived: kept and listed, but no longer to be activated.
     NOT_FOUND: no such version. FAILED_PRECONDITION: it is in production.
@@ -79,10 +83,11 @@ class ModelRegistryServiceStub:
     """Returns, for each live subscriber of a model, what it has seen and what it runs. NOT_FOUND: no such model."""
     UploadModel: _grpc.StreamUnaryMultiCallable[_registry_pb2.UploadModelRequest, _registry_pb2.UploadModelResponse]
     """Registers a model whose artifact comes with the call: one header, then chunks.
-    Fails as RegisterModel does. DATA_LOSS: what arrived does not have the digest that the header announced.
+    Fails as RegisterModel does. INVALID_ARGUMENT, too: the file keeps weights in other files. DATA_LOSS: what arrived does not have the digest that the header announced.
     """
     DownloadModel: _grpc.UnaryStreamMultiCallable[_registry_pb2.DownloadModelRequest, _registry_pb2.DownloadModelResponse]
-    """Streams a version's artifact: one header, then chunks. NOT_FOUND: no such version.
+    """Streams a version's artifact: one header, then chunks. NOT_FOUND: no such version. FAILED_PRECONDITION: the version
+    has weights_files; only models of one file can be downloaded.
     DATA_LOSS: the file on disk does not have the digest it was registered with.
     """
 
@@ -114,6 +119,10 @@ class ModelRegistryServiceAsyncStub(ModelRegistryServiceStub):
     """
     RollbackProduction: _aio.UnaryUnaryMultiCallable[_registry_pb2.RollbackProductionRequest, _registry_pb2.RollbackProductionResponse]  # type: ignore[assignment]
     """Activates the version that was in production before the present one. FAILED_PRECONDITION: there is none."""
+    ListActivations: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListActivationsRequest, _registry_pb2.ListActivationsResponse]  # type: ignore[assignment]
+    """Tells what was in production when, newest first. NOT_FOUND: nothing is known of the model."""
+    GetRegistryState: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetRegistryStateRequest, _registry_pb2.GetRegistryStateResponse]  # type: ignore[assignment]
+    """Tells how the registry is: which state it serves, and why it refuses changes if it does."""
     ArchiveModelVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.ArchiveModelVersionRequest, _registry_pb2.ArchiveModelVersionResponse]  # type: ignore[assignment]
     """Marks a version as archived: kept and listed, but no longer to be activated.
     NOT_FOUND: no such version. FAILED_PRECONDITION: it is in production.
@@ -137,10 +146,11 @@ class ModelRegistryServiceAsyncStub(ModelRegistryServiceStub):
     """Returns, for each live subscriber of a model, what it has seen and what it runs. NOT_FOUND: no such model."""
     UploadModel: _aio.StreamUnaryMultiCallable[_registry_pb2.UploadModelRequest, _registry_pb2.UploadModelResponse]  # type: ignore[assignment]
     """Registers a model whose artifact comes with the call: one header, then chunks.
-    Fails as RegisterModel does. DATA_LOSS: what arrived does not have the digest that the header announced.
+    Fails as RegisterModel does. INVALID_ARGUMENT, too: the file keeps weights in other files. DATA_LOSS: what arrived does not have the digest that the header announced.
     """
     DownloadModel: _aio.UnaryStreamMultiCallable[_registry_pb2.DownloadModelRequest, _registry_pb2.DownloadModelResponse]  # type: ignore[assignment]
-    """Streams a version's artifact: one header, then chunks. NOT_FOUND: no such version.
+    """Streams a version's artifact: one header, then chunks. NOT_FOUND: no such version. FAILED_PRECONDITION: the version
+    has weights_files; only models of one file can be downloaded.
     DATA_LOSS: the file on disk does not have the digest it was registered with.
     """
 
@@ -199,6 +209,22 @@ class ModelRegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.RollbackProductionResponse, _abc.Awaitable[_registry_pb2.RollbackProductionResponse]]:
         """Activates the version that was in production before the present one. FAILED_PRECONDITION: there is none."""
+
+    @_abc_1.abstractmethod
+    def ListActivations(
+        self,
+        request: _registry_pb2.ListActivationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListActivationsResponse, _abc.Awaitable[_registry_pb2.ListActivationsResponse]]:
+        """Tells what was in production when, newest first. NOT_FOUND: nothing is known of the model."""
+
+    @_abc_1.abstractmethod
+    def GetRegistryState(
+        self,
+        request: _registry_pb2.GetRegistryStateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetRegistryStateResponse, _abc.Awaitable[_registry_pb2.GetRegistryStateResponse]]:
+        """Tells how the registry is: which state it serves, and why it refuses changes if it does."""
 
     @_abc_1.abstractmethod
     def ArchiveModelVersion(
@@ -270,7 +296,7 @@ class ModelRegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.UploadModelResponse, _abc.Awaitable[_registry_pb2.UploadModelResponse]]:
         """Registers a model whose artifact comes with the call: one header, then chunks.
-        Fails as RegisterModel does. DATA_LOSS: what arrived does not have the digest that the header announced.
+        Fails as RegisterModel does. INVALID_ARGUMENT, too: the file keeps weights in other files. DATA_LOSS: what arrived does not have the digest that the header announced.
         """
 
     @_abc_1.abstractmethod
@@ -279,7 +305,8 @@ class ModelRegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DownloadModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.DownloadModelResponse], _abc.AsyncIterator[_registry_pb2.DownloadModelResponse]]:
-        """Streams a version's artifact: one header, then chunks. NOT_FOUND: no such version.
+        """Streams a version's artifact: one header, then chunks. NOT_FOUND: no such version. FAILED_PRECONDITION: the version
+        has weights_files; only models of one file can be downloaded.
         DATA_LOSS: the file on disk does not have the digest it was registered with.
         """
 

@@ -1,0 +1,113 @@
+"""Brings a version into service: finds its file, loads it beside the running version, swaps it in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from time import perf_counter
+
+import structlog
+
+from inference_server import metrics
+from inference_server.cache import Held
+from inference_server.engine import LoadedModel, ModelVersion
+from inference_server.fetching import ModelFiles
+from inference_server.follower import Aim
+from inference_server.serving import ServedModel, ServedModels
+from inference_server.state import StateFile
+
+log = structlog.get_logger(__name__)
+
+Load = Callable[[ModelVersion], LoadedModel]
+
+
+class Applier:
+    """Does what followers aim at. `on_ready` is told whether any model runs."""
+
+    def __init__(
+        self,
+        models: ServedModels,
+        files: ModelFiles,
+        load: Load,
+        state_file: StateFile,
+        on_ready: Callable[[bool], None],
+    ) -> None:
+        self._models = models
+        self._files = files
+        self._load = load
+        self._state_file = state_file
+        self._on_ready = on_ready
+        self._held: dict[str, Held] = {}
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+
+    async def apply(self, model: ServedModel, aim: Aim) -> bool:
+        """Bring a version into service, unless another is wanted by then; say whether. Raises ModelRefused."""
+        held = await self._files.find(aim.announcement.version, aim.superseded)
+        if held is None:
+            _say_superseded(aim)
+            return False
+        try:
+            swapped = await self._load_and_swap(model, aim, held)
+        except BaseException:
+            held.release()
+            raise
+        if not swapped:
+            held.release()
+            return False
+        # The cache keeps the file of the version that runs: it is what a start without the registry needs.
+        self._keep(model.model_name, held)
+        await asyncio.to_thread(self._state_file.remember, aim.announcement)
+        return True
+
+    def unload(self, model: ServedModel) -> None:
+        """Serve the model no more, and do not come back to it after a restart."""
+        model.unload()
+        self._keep(model.model_name, None)
+        self._on_ready(self._models.ready)
+        self._state_file.forget(model.model_name)
+
+    async def close(self) -> None:
+        """Wait until nothing is being loaded; the followers must have ended."""
+        await self._files.close()
+        await asyncio.to_thread(self._loader.shutdown)
+        for name in list(self._held):
+            self._keep(name, None)
+
+    async def _load_and_swap(self, model: ServedModel, aim: Aim, held: Held) -> bool:
+        version = aim.announcement.version
+        aim.loading()
+        start = perf_counter()
+        found = replace(version, path=held.path)
+        loaded = await asyncio.get_running_loop().run_in_executor(self._loader, self._load, found)
+        metrics.LOAD_SECONDS.labels(model.model_name).observe(perf_counter() - start)
+        if aim.superseded.is_set():
+            _say_superseded(aim)
+            await asyncio.to_thread(loaded.close)
+            return False
+        model.swap(loaded)
+        self._on_ready(self._models.ready)
+        metrics.ACTIVATIONS.labels(model.model_name, "applied").inc()
+        log.info(
+            "version answers",
+            model_name=model.model_name,
+            version=version.version,
+            device=loaded.device,
+            provider=loaded.provider,
+            family=loaded.family.name,
+            load_seconds=round(perf_counter() - start, 3),
+        )
+        return True
+
+    def _keep(self, model_name: str, held: Held | None) -> None:
+        before = self._held.pop(model_name, None)
+        if before is not None:
+            before.release()
+        if held is not None:
+            self._held[model_name] = held
+
+
+def _say_superseded(aim: Aim) -> None:
+    version = aim.announcement.version
+    log.info("version was superseded before it was loaded", model_name=version.model_name, version=version.version)
