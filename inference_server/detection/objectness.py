@@ -81,10 +81,12 @@ def object_rows(
 ) -> tuple[ObjectRows, tuple[str, ...]]:
     """The columns of `output` and the names of its classes; `anchors` as in `ObjectRows`. Raises ModelRefused.
 
-    The graph may leave open how many anchors there are, since `check` sees them. Without names it must say how many
-    columns there are, unless the family is declared.
+    The graph may leave open how many rows and columns there are, since `check` sees them, if the file says by nothing
+    else that it is another's. Without names it must say how many columns there are, unless the family is declared.
     """
     _, rows, columns = three_dimensions(output)
+    if None in (rows, columns) and "task" in description.signature.metadata and not description.declared:
+        raise ModelRefused("expected no metadata key 'task', since exporters of this family write none")
     names = description.class_names()
     classes = len(names) if names else None if columns is None else columns - CLASSES
     if classes is None and not description.declared:

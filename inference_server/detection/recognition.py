@@ -55,8 +55,8 @@ def choose(candidates: Sequence[Candidate], description: Description) -> Family:
         raise ModelRefused(f"not a {only.kind.name} model, as {SECTION}.family says: {only.reason}. Seen: {signature}")
     reasons = _reasons(candidates)
     raise ModelRefused(
-        f"the model fits no family that is recognised by itself ({reasons}). Set {SECTION}.family to one of {_names()},"
-        f" or export it as one of them. Seen: {signature}"
+        f"the model fits no family that is recognised by itself ({reasons}). Set {SECTION}.family to one of them or to"
+        f" {_others()}, or export it as one of them. Seen: {signature}"
     )
 
 
@@ -86,3 +86,8 @@ def _try(kind: FamilyKind, description: Description, task: str | None = None) ->
 
 def _names() -> str:
     return ", ".join(kind.name for kind in KINDS)
+
+
+def _others() -> str:
+    """Families that are never tried where none is declared."""
+    return ", ".join(kind.name for kind in KINDS if kind.task is None)

@@ -70,6 +70,7 @@ REFUSED = {
     "another task": ({"task": "segment"}, "expected detect, got segment"),
     "two outputs": ({"outputs": ((1, 116, 8400), (1, 2))}, "expected one output, found 2"),
     "keypoint rows": ({"outputs": (1, 56, 8400), "names": "{0: 'person'}"}, r"expected \(batch, 5, anchors\)"),
+    "YOLOv5 columns": ({"outputs": (1, 25200, 86)}, r"expected \(batch, 25200 or 25500, 85 for 80 classes\)"),
     "end to end": ({"outputs": (1, 300, 6)}, r"expected \(batch, 84, anchors\) for 80 classes"),
     "class scores alone": ({"outputs": (1, 1000)}, "three dimensions"),
     "unknown output shape": ({"outputs": None}, "of unknown shape: expected"),
