@@ -5,10 +5,15 @@ prototypes cover the model's input at a quarter of its size. They are brought to
 for `retina_masks=True`: enlarged just enough that the padding falls on whole pixels, the padding cut off, the rest
 scaled to the picture; each step bilinear. All of it works on rows and columns apart, so one matrix for each axis does
 the whole way, and of its result only the pixels in an object's box are ever computed.
+
+The matrices are multiplied in blocks. A pixel hangs on a few cells only, so most of the matrices is never touched; and
+products this small are not spread over threads, which on a machine whose cores run a session cost far more than they
+bring.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd
 
@@ -19,8 +24,8 @@ from inference_server.detection.geometry import Placement
 
 # Input pixels for each cell of a prototype.
 CELL = 4
-# Columns of the picture that are computed at once: few enough that they hang on a few columns of cells.
-BLOCK = 128
+# Pixels along an axis whose cells are mixed at once, and pixels across it that they are mixed for.
+BLOCK, REACH = 32, 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +97,26 @@ def _inside(
     if not inside.size:
         return inside
     rows, columns = down.span(top, bottom), across.span(left, right)
-    cells = np.tensordot(coefficients, prototypes[:, rows, columns], 1)
-    stretched = cells.T @ down.weights[top:bottom, rows].T
-    for start in range(left, right, BLOCK):
-        stop = min(start + BLOCK, right)
-        block = across.span(start, stop)
+    # Not as a product of matrices: that one would be spread over threads.
+    cells = np.einsum("p,pyx->xy", coefficients, prototypes[:, rows, columns])
+    stretched = np.empty((cells.shape[0], bottom - top), np.float32)
+    for start, stop, block in _blocks(down, top, bottom):
+        part = cells[:, block.start - rows.start : block.stop - rows.start]
+        np.matmul(part, down.weights[start:stop, block].T, out=stretched[:, start - top : stop - top])
+    for start, stop, block in _blocks(across, left, right):
         part = stretched[block.start - columns.start : block.stop - columns.start]
-        np.greater(across.weights[start:stop, block] @ part, 0, out=inside[start - left : stop - left])
+        weights = across.weights[start:stop, block]
+        for reach in range(0, bottom - top, REACH):
+            mixed = weights @ part[:, reach : reach + REACH]
+            np.greater(mixed, 0, out=inside[start - left : stop - left, reach : reach + REACH])
     return inside
+
+
+def _blocks(axis: _Axis, start: int, stop: int) -> Iterator[tuple[int, int, slice]]:
+    """Yield pixels `start` to `stop` in blocks, each with the cells that it hangs on."""
+    for first in range(start, stop, BLOCK):
+        after = min(first + BLOCK, stop)
+        yield first, after, axis.span(first, after)
 
 
 def _runs(inside: NDArray[np.bool_], box: list[int], placement: Placement) -> NDArray[np.int64]:
@@ -112,8 +129,9 @@ def _runs(inside: NDArray[np.bool_], box: list[int], placement: Placement) -> ND
     columns, rows = np.divmod(np.flatnonzero(framed[:, 1:] != framed[:, :-1]), height + 1)
     edges = (left + columns) * placement.source_height + top + rows
     # A run that ends at the foot of a column may go on at the head of the next.
-    joined = np.flatnonzero(edges[1:] == edges[:-1])
-    edges = np.delete(edges, np.concatenate((joined, joined + 1)))
+    if height == placement.source_height:
+        joined = np.flatnonzero(edges[1:] == edges[:-1])
+        edges = np.delete(edges, np.concatenate((joined, joined + 1)))
     total = placement.source_width * placement.source_height
     counts = np.diff(edges, prepend=0, append=total)
     return counts[:-1] if len(counts) > 1 and not counts[-1] else counts
