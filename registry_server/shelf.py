@@ -39,7 +39,7 @@ class Shelf:
         entries = list(places.in_order())
         return cls(
             places,
-            SortedMap.of((entry.key, place) for place, entry in places.items()),
+            SortedMap.of((entry.key, place) for place, entry in zip(places, entries, strict=True)),
             SortedMap.of((entry.model_name, entry) for entry in entries if entry.status is Status.PRODUCTION),
             SortedMap.of((entry.request_id, entry.key) for entry in reversed(entries) if entry.request_id),
             Counter(entry.status for entry in entries),

@@ -6,11 +6,12 @@ the runtime's work, on its device. So are inputs that are the same for every fra
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from inference_server.detection import Colors, ConstantInput, PictureInput, Pixels
 
@@ -41,8 +42,7 @@ class _Additions:
     def __init__(self, model: ModelProto) -> None:
         self._graph = model.graph
         self._nodes: list[NodeProto] = []
-        self._taken = {name for node in self._graph.node for name in (*node.input, *node.output)}
-        self._taken |= {tensor.name for tensor in self._graph.initializer}
+        self._taken = set(_names(model.graph))
         self.frames = self._free(FRAMES)
 
     def frames_input(self, picture: PictureInput) -> None:
@@ -82,8 +82,8 @@ class _Additions:
             return
         shape = self._node("Shape", [self.frames])
         count = self._node("Gather", [shape, self._value(np.array([0]))], axis=0)
-        wanted = self._node("Concat", [count, self._value(np.array([len(constant.values)]))], axis=0)
-        self._node("Expand", [self._value(values), wanted], constant.name)
+        repeats = self._node("Concat", [count, self._value(np.array([1]))], axis=0)
+        self._node("Tile", [self._value(values), repeats], constant.name)
 
     def insert(self) -> None:
         for position, node in enumerate(self._nodes):
@@ -112,6 +112,17 @@ class _Additions:
             name += "_"
         self._taken.add(name)
         return name
+
+
+def _names(graph: GraphProto) -> Iterator[str]:
+    """Every value that `graph` or a graph in its branches and loops names: none may be named again outside of it."""
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from (value.name for value in graph.input)
+    for node in graph.node:
+        yield from (*node.input, *node.output)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _names(inner)
 
 
 def _line(pixels: Pixels, *, channels_last: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -33,13 +34,15 @@ class Registry(registry_pb2_grpc.ModelRegistryServiceServicer):
         self.sha256 = SHA256
         self.size = len(DATA)
         self.failures = []  # codes of the next calls
-        self.break_at = None  # the next call that comes so far ends there with UNAVAILABLE
+        self.break_at = None  # the next call that comes so far ends there with UNAVAILABLE, once `may_break`
+        self.may_break = threading.Event()
         self.hang_at = None  # every call that comes so far hangs there
-        self.hanging = threading.Event()
         self.offsets = []
+        self.asked = threading.Event()
 
     def DownloadModel(self, request, context):  # noqa: N802
         self.offsets.append(request.offset_bytes)
+        self.asked.set()
         if self.failures:
             context.abort(self.failures.pop(0), "as told")
         yield registry_pb2.DownloadModelResponse(
@@ -47,13 +50,16 @@ class Registry(registry_pb2_grpc.ModelRegistryServiceServicer):
         )
         for position in range(request.offset_bytes, len(self.data), 1000):
             if position == self.break_at:
+                # What a client has not taken when the status comes, gRPC may drop.
+                while context.is_active() and not self.may_break.wait(0.01):
+                    pass
+                if not context.is_active():
+                    return  # it asked for the size alone
                 self.break_at = None
                 context.abort(Code.UNAVAILABLE, "gone")
             if position == self.hang_at:
-                self.hanging.set()
-                over = threading.Event()
-                context.add_callback(over.set)
-                over.wait(60)
+                while context.is_active():
+                    time.sleep(0.01)
                 return
             yield registry_pb2.DownloadModelResponse(chunk=self.data[position : position + 1000])
 
@@ -111,6 +117,13 @@ def parts(cache):
     return [path for path in cache.folder.iterdir() if path.suffix == ".part"] if cache.folder.exists() else []
 
 
+async def written(cache, size):
+    """Wait until so many bytes of a file are in the cache."""
+    async with asyncio.timeout(30):
+        while [path.stat().st_size for path in parts(cache)] != [size]:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_file_is_fetched_once_and_then_cached(files, version, cache, registry):
     for _ in range(2):
         held = await find(files, version)
@@ -146,10 +159,13 @@ async def test_without_a_digest_nothing_is_fetched(files, tmp_path, registry):
     assert registry.offsets == []
 
 
-async def test_what_broke_off_goes_on_where_it_was(files, version, registry):
+async def test_what_broke_off_goes_on_where_it_was(files, version, cache, registry):
     registry.failures = [Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.INTERNAL]
     registry.break_at = 4000
-    held = await find(files, version)
+    task = asyncio.create_task(find(files, version))
+    await written(cache, 4000)
+    registry.may_break.set()
+    held = await task
     assert held.path.read_bytes() == DATA
     assert registry.offsets[-2:] == [0, 4000]
     held.release()
@@ -186,7 +202,7 @@ async def test_a_damaged_file_of_the_cache_is_fetched_anew(files, version, regis
 async def test_a_file_is_fetched_once_for_many(files, version, cache, registry):
     registry.hang_at = 5000
     first = asyncio.create_task(find(files, version))
-    await asyncio.to_thread(registry.hanging.wait, 30)
+    await written(cache, 5000)
     others = [asyncio.create_task(find(files, version)) for _ in range(3)]
     while len(registry.offsets) < 5:  # each has asked for the size
         await asyncio.sleep(0.01)
@@ -205,10 +221,12 @@ async def test_a_version_that_is_superseded_is_given_up_at_once(files, version, 
     registry.hang_at = 5000
     if gone:
         registry.failures = [Code.UNAVAILABLE] * 100_000
-        registry.hanging.set()
     superseded = asyncio.Event()
     task = asyncio.create_task(files.find(version, superseded))
-    await asyncio.to_thread(registry.hanging.wait, 30)
+    if gone:
+        await asyncio.to_thread(registry.asked.wait, 30)
+    else:
+        await written(cache, 5000)
     superseded.set()
     assert await asyncio.wait_for(task, 30) is None
     assert len(parts(cache)) == (not gone)

@@ -19,7 +19,7 @@ def refusal(version_of):
             load(version_of(model, sha256, **attributes), Device("cpu"))
         text = str(refused.value)
         assert "\n" not in text
-        assert len(text) < 1500
+        assert len(text) < 2500
         return text
 
     return reason
@@ -130,7 +130,9 @@ def test_weights_that_are_no_numbers(refusal, small_detector):
 
 
 def test_more_rows_than_classes(refusal, small_detector):
-    assert "expected (batch, 5, anchors) for 1 classes" in refusal(small_detector(names="['a']"))
+    model = small_detector(names="['a']", task="detect")
+    model.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 24
+    assert "expected (batch, 5, anchors) for 1 classes" in refusal(model)
 
 
 def test_rows_that_the_graph_hides_until_it_runs(refusal, small_detector):

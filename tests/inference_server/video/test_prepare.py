@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from inference_server.detection import Layout, Resize, place
 from inference_server.errors import VideoLimitExceeded
-from inference_server.video import DecoderPool, DecoderSettings
+from inference_server.video import DecoderPool, DecoderSettings, StreamRequest, Target
 
 # libswscale rounds in fixed point and gives 253 for the white of limited range.
 TOLERANCE = 6
@@ -21,9 +22,13 @@ TOLERANCE = 6
 def letterbox(pixels: NDArray[np.uint8], layout: Layout, displayed: tuple[int, int]) -> NDArray[np.uint8]:
     """The whole picture, displayed as `displayed` (width, height), where it belongs in the layout."""
     spot = place(layout, *displayed)
+    scaled = np.asarray(Image.fromarray(pixels).resize((spot.width, spot.height), Image.Resampling.BILINEAR))
     whole = np.full((layout.height, layout.width, 3), layout.fill, np.uint8)
-    scaled = Image.fromarray(pixels).resize((spot.width, spot.height), Image.Resampling.BILINEAR)
-    whole[spot.top : spot.top + spot.height, spot.left : spot.left + spot.width] = np.asarray(scaled)
+    for y in range(layout.height):
+        row, columns = y - spot.top, np.arange(layout.width) - spot.left
+        inside = (columns >= 0) & (columns < spot.width)
+        if 0 <= row < spot.height:
+            whole[y, inside] = scaled[row, columns[inside]]
     return whole
 
 
@@ -42,6 +47,12 @@ def assert_close(ours: NDArray[np.uint8], reference: NDArray[np.uint8]) -> None:
         Layout(97, 31, fill=255),
         Layout(50, 80, Resize.STRETCH),
         Layout(160, 96),
+        Layout(64, 64, Resize.TOP_LEFT),
+        Layout(50, 80, Resize.TOP_LEFT, fill=0),
+        Layout(200, 40, Resize.TOP_LEFT, fill=255),
+        Layout(64, 64, Resize.CENTER_CROP),
+        Layout(50, 80, Resize.CENTER_CROP),
+        Layout(200, 40, Resize.CENTER_CROP),
     ],
 )
 async def test_every_layout_equals_a_letterbox(tools: Any, pool: DecoderPool, video: bytes, layout: Layout) -> None:
@@ -51,7 +62,10 @@ async def test_every_layout_equals_a_letterbox(tools: Any, pool: DecoderPool, vi
 
 
 @pytest.mark.parametrize("size", [(161, 97), (33, 200), (17, 1000), (640, 9)])
-@pytest.mark.parametrize("layout", [Layout(64, 64), Layout(65, 33)])
+@pytest.mark.parametrize(
+    "layout",
+    [Layout(64, 64), Layout(65, 33), Layout(65, 33, Resize.TOP_LEFT), Layout(65, 33, Resize.CENTER_CROP)],
+)
 async def test_odd_sizes(tools: Any, pool: DecoderPool, size: tuple[int, int], layout: Layout) -> None:
     data = tools.encode("matroska", "ffv1", pix_fmt="bgr0", size=size, count=2)
 
@@ -108,6 +122,42 @@ async def test_pictures_stand_upright(tools: Any, pool: DecoderPool, container: 
     assert {(frame.width, frame.height) for frame in decoded.frames} == {(width, height)}
     for pixels, original in zip(decoded.pixels, upright, strict=True):
         assert_close(pixels, letterbox(original, Layout(64, 64), (width, height)))
+
+
+@pytest.mark.parametrize(("rotation", "turn"), TURNS)
+@pytest.mark.parametrize("resize", [Resize.TOP_LEFT, Resize.CENTER_CROP, Resize.STRETCH])
+async def test_pictures_stand_upright_wherever_they_go(
+    tools: Any, pool: DecoderPool, resize: Resize, rotation: Any, turn: Any
+) -> None:
+    data = tools.encode(rotation=rotation, count=2)
+    layout = Layout(72, 40, resize)
+
+    decoded = await tools.decode(pool, data, layout=layout)
+
+    upright = [np.ascontiguousarray(turn(original)) for original in tools.rgb(data)]
+    for pixels, original in zip(decoded.pixels, upright, strict=True):
+        assert_close(pixels, letterbox(original, layout, (original.shape[1], original.shape[0])))
+
+
+@pytest.mark.parametrize("resize", Resize)
+async def test_no_frame_shows_through_the_border_of_another(tools: Any, pool: DecoderPool, resize: Resize) -> None:
+    """Slots are used again for frames of another size, and for models of another layout of the same size."""
+    wide, tall = tools.encode("h264", count=20), tools.encode("h264", size=(96, 160), count=20)
+    layouts = [Layout(64, 64, resize), Layout(64, 64, Resize.CENTER_CROP), Layout(64, 64, Resize.TOP_LEFT, fill=9)]
+    originals = tools.rgb(wide) + tools.rgb(tall) + tools.rgb(wide)
+    async with await pool.open(StreamRequest(), Target(layouts[0], 0)) as stream:
+        tasks = [asyncio.create_task(tools.send(stream, wide + tall + wide))]
+        seen = []
+        async for frame in stream:
+            original, layout = originals[frame.frame_index], layouts[frame.target.generation]
+            assert_close(frame.pixels, letterbox(original, layout, (original.shape[1], original.shape[0])))
+            seen.append(frame.target.generation)
+            frame.release()
+            if frame.frame_index in (10, 30):
+                tasks.append(asyncio.create_task(stream.retarget(Target(layouts[len(tasks)], len(tasks)))))
+        await asyncio.gather(*tasks)
+    assert len(seen) == 60
+    assert set(seen) == {0, 1, 2}
 
 
 @pytest.mark.parametrize(("shape", "width"), [(Fraction(2), 320), (Fraction(4, 3), 213), (Fraction(1, 2), 80)])

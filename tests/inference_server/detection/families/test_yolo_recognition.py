@@ -43,6 +43,20 @@ FILES = {
     "classify": ((1, 80), {"task": "classify"}, "yolo-classify"),
     "classify, any batch": ((None, 80), {"task": "classify"}, "yolo-classify"),
     "classify, no names": ((1, 80), {"task": "classify", "names": None}, "yolo-classify"),
+    # Neighbours that look like them.
+    "YOLOv5, one class": ((1, 25200, 6), {"names": ONE, "stride": "32"}, "yolov5"),
+    "YOLOv5, any size": ((None, None, None), {"stride": "32"}, "yolov5"),
+    "RT-DETR": (
+        (1, 300, 6),
+        {"task": "detect", "head": "RTDETRDecoder", "end2end": "False", "args": "{'nms': None}"},
+        "rtdetr",
+    ),
+    "RT-DETR, 8.3": ((1, 300, 84), {"task": "detect", "description": "Ultralytics rtdetr-l model"}, "rtdetr"),
+    "RT-DETR, two classes, 8.3": (
+        (1, 300, 6),
+        {"task": "detect", "names": TWO, "description": "Ultralytics rtdetr-l model"},
+        "rtdetr",
+    ),
 }
 
 
@@ -55,23 +69,11 @@ def test_the_file_tells_its_family(signature, outputs, metadata, name):
 
 # What looks like one of them and is none, or could be two.
 REFUSED = {
-    "YOLOv5, one class": ((1, 25200, 6), {"names": ONE, "stride": "32"}, "expected metadata"),
-    "YOLOv5, any size": ((None, None, None), {"stride": "32"}, r"expected \(batch, 84, anchors\)"),
     "YOLOv5 segments": (((1, 25200, 117), PROTOTYPES), {"stride": "32"}, r"expected \(batch, 116, anchors\)"),
     "YOLOX, one class": ((1, 8400, 6), {"names": None}, "expected metadata"),
     "YOLOX": ((1, 8400, 85), {"names": None}, "no metadata key 'names'"),
-    "RT-DETR": (
-        (1, 300, 6),
-        {"task": "detect", "head": "RTDETRDecoder", "end2end": "False", "args": "{'nms': None}"},
-        "it is an RT-DETR",
-    ),
-    "RT-DETR, two classes, 8.3": (
-        (1, 300, 6),
-        {"task": "detect", "names": TWO, "description": "Ultralytics rtdetr-l model"},
-        "it is an RT-DETR",
-    ),
     "two classes, of whatever": ((1, 300, 6), {"task": "detect", "names": TWO}, "expected metadata"),
-    "RT-DETR, 8.3": ((1, 300, 84), {"task": "detect"}, r"expected \(batch, objects, 6\)"),
+    "RT-DETR, 8.3, of unknown origin": ((1, 300, 84), {"task": "detect"}, r"expected \(batch, objects, 6\)"),
     "not selected, it says": ((1, 300, 6), {"task": "detect", "end2end": "False"}, "expected metadata"),
     "rows of an end-to-end file": (
         (1, 84, 8400),
