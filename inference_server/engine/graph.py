@@ -94,18 +94,13 @@ def opset_of(model: ModelProto) -> int | None:
 def signature_of(model: ModelProto) -> GraphSignature:
     """What the graph takes, gives and says about itself. Raises ModelRefused for values that are no tensors."""
     constants = {tensor.name for tensor in model.graph.initializer}
+    functions = [function.node for function in model.functions]
     return GraphSignature(
         inputs=tuple(_spec(value) for value in model.graph.input if value.name not in constants),
         outputs=tuple(_spec(value) for value in model.graph.output),
         metadata={entry.key: entry.value for entry in model.metadata_props},
-        operators=frozenset(node.op_type for nodes in _all_nodes(model) for node in nodes),
+        operators=frozenset(node.op_type for nodes in (model.graph.node, *functions) for node in nodes),
     )
-
-
-def _all_nodes(model: ModelProto) -> Iterator[Any]:
-    yield model.graph.node
-    for function in model.functions:
-        yield function.node
 
 
 def _spec(value: ValueInfoProto) -> TensorSpec:
