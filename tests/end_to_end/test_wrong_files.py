@@ -31,9 +31,10 @@ def put_into_production(pair, version):
     """By a call; by hand, which nobody checks, where the registry sees by itself what is wrong."""
     try:
         pair.activate(version)
-        return
     except grpc.RpcError as error:
         refused = error
+    else:
+        return
     assert refused.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert f"version {version} of model '{NAME}' cannot be activated: path: expected" in refused.details()
     file = pair.root / "models" / "registry.json"
