@@ -27,13 +27,18 @@ def write_registry(pair, good):
     return len(entries)
 
 
-def put_into_production(pair, version):
-    """By a call; by hand, which nobody checks, where the registry sees by itself what is wrong."""
+def activation_error(pair, version):
     try:
         pair.activate(version)
     except grpc.RpcError as error:
-        refused = error
-    else:
+        return error
+    return None
+
+
+def put_into_production(pair, version):
+    """By a call; by hand, which nobody checks, where the registry sees by itself what is wrong."""
+    refused = activation_error(pair, version)
+    if refused is None:
         return
     assert refused.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert f"version {version} of model '{NAME}' cannot be activated: path: expected" in refused.details()
