@@ -152,6 +152,8 @@ def _larger_sizes(max_batch: int) -> list[int]:
 def _check_output(name: str, array: NDArray[Any], size: int) -> None:
     if array.shape[:1] != (size,):
         raise ModelRefused(f"output {name}: expected one entry for each of {size} frames, got shape {array.shape}")
+    if array.dtype.hasobject:
+        raise ModelRefused(f"output {name}: expected numbers, got strings")
     if np.issubdtype(array.dtype, np.floating) and np.isnan(array).any():
         raise ModelRefused(f"output {name}: holds values that are no numbers (NaN) for an ordinary picture")
 

@@ -73,7 +73,9 @@ def release_free_memory() -> None:
 
 
 def explain(error: BaseException) -> str:
-    """What an exception of ONNX Runtime says, in one line and without its codes."""
+    """What an exception of ONNX Runtime says, in one line, without its codes and places in its sources."""
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
+    # The function in its sources, with the types of all parameters, which some of its checks put first.
+    text = re.sub(r"^\S+:\d+ .*?\) (?:const )?(?=[A-Z])", "", text)
     return text[:500] or type(error).__name__

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from wrong_files import WRONG
 
 from inference_server.engine import Device, ModelVersion, load
 from inference_server.errors import ModelRefused
@@ -186,6 +187,20 @@ def test_an_element_type_that_does_not_exist(refusal, small_detector):
     model = small_detector()
     model.graph.output[0].type.tensor_type.elem_type = 99
     assert "output0: element type 99 is not one of ONNX" in refusal(model)
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_one_thing_wrong_with_a_sound_detector(refusal, wrong):
+    attributes = wrong.entry.get("metadata", {}).get("attributes", {}).get("videoai", {})
+    assert wrong.reason in refusal(wrong.content, **attributes)
+
+
+def test_a_place_in_the_sources_of_the_runtime_is_no_reason(refusal, small_detector):
+    model = small_detector()
+    model.opset_import[0].version = 999
+    reason = refusal(model)
+    assert "onnxruntime_src" not in reason
+    assert "Opset 999 is under development" in reason
 
 
 def test_an_output_for_the_batch_as_a_whole(refusal):
