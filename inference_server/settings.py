@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,17 @@ def settings(
         cache_folder=cache_folder or state_file.parent / "model-cache",
         **rest,
     )
+
+
+def read_object(context: click.Context, parameter: click.Parameter, value: str) -> Mapping[str, Any]:
+    """A click callback: a JSON object."""
+    try:
+        found = json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"expected a JSON object: {error}", context, parameter) from None
+    if not isinstance(found, dict):
+        raise click.BadParameter(f"expected a JSON object, got {value!r}", context, parameter)
+    return found
 
 
 def _check_device(context: click.Context, parameter: click.Parameter, value: str) -> str:

@@ -49,8 +49,8 @@ class Detections:
     `masks`: for each object the runs of its mask over the source picture, int64 (R,): lengths of runs outside and
     inside in turn, the first outside, column by column from the top left (COCO's uncompressed run lengths).
     `oriented_boxes`: float32 (N, 5): centre x, centre y, width, height in source pixels, and the angle of the width's
-    axis in radians, clockwise as seen on the picture. They may reach beyond the picture; `boxes` are then what encloses
-    them, clipped.
+    axis in radians, clockwise as seen on the picture: -pi/4..3*pi/4, since a half turn changes nothing. They may
+    reach beyond the picture; `boxes` are then what encloses them, clipped.
     """
 
     boxes: NDArray[np.float32]

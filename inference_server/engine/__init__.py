@@ -2,6 +2,7 @@
 
 from inference_server.engine.device import Device, choose_device
 from inference_server.engine.graph import ModelVersion
+from inference_server.engine.inspection import Inspection, inspect
 from inference_server.engine.model import LoadedModel, load
 
-__all__ = ["Device", "LoadedModel", "ModelVersion", "choose_device", "load"]
+__all__ = ["Device", "Inspection", "LoadedModel", "ModelVersion", "choose_device", "inspect", "load"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,28 +79,28 @@ def _read(path: Path) -> bytes:
 
 def _check(model: ModelProto, path: Path) -> None:
     """Refuse what parses but is no model that can be run."""
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+    opset = opset_of(model)
     if not model.ir_version or not model.graph.node or opset is None:
         raise ModelRefused(f"{path}: not an ONNX model, or damaged: it has no graph, no IR version or no opset")
     if opset < MIN_OPSET:
         raise ModelRefused(f"{path}: expected opset {MIN_OPSET} or later, found {opset}")
 
 
+def opset_of(model: ModelProto) -> int | None:
+    """The version of ONNX's own operators that the file asks for; None if it names none."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
+
+
 def signature_of(model: ModelProto) -> GraphSignature:
     """What the graph takes, gives and says about itself. Raises ModelRefused for values that are no tensors."""
     constants = {tensor.name for tensor in model.graph.initializer}
+    functions = [function.node for function in model.functions]
     return GraphSignature(
         inputs=tuple(_spec(value) for value in model.graph.input if value.name not in constants),
         outputs=tuple(_spec(value) for value in model.graph.output),
         metadata={entry.key: entry.value for entry in model.metadata_props},
-        operators=frozenset(node.op_type for nodes in _all_nodes(model) for node in nodes),
+        operators=frozenset(node.op_type for nodes in (model.graph.node, *functions) for node in nodes),
     )
-
-
-def _all_nodes(model: ModelProto) -> Iterator[Any]:
-    yield model.graph.node
-    for function in model.functions:
-        yield function.node
 
 
 def _spec(value: ValueInfoProto) -> TensorSpec:

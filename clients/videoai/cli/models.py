@@ -179,6 +179,35 @@ def edit(context: click.Context, root: str | None, storage: str | None) -> None:
 
 
 @models.command()
+@click.argument("file", type=click.Path())
+@click.option("--attributes", metavar="JSON", help="What metadata.attributes of its entry would say.")
+@click.option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.  [default: auto]")
+@click.option("--no-run", is_flag=True, help="Only read the file.")
+@global_options
+@pass_settings
+@click.pass_context
+def inspect(
+    context: click.Context,
+    settings: Settings,
+    /,
+    file: str,
+    attributes: str | None,
+    device: str | None,
+    *,
+    no_run: bool,
+) -> None:
+    """Explain an ONNX FILE of this machine before it is registered.
+
+    What it is taken for and why, what it holds and what it lacks, how pictures are prepared for it, and whether this
+    machine can run it. Needs videoai[inference] and no server. Exits with 1 if a server would refuse the file.
+    """
+    arguments = [*(["--device", device] if device else []), "inspect", file]
+    arguments += [*(["--attributes", attributes] if attributes else []), *(["--no-run"] if no_run else [])]
+    arguments += ["--json"] if settings.json else []
+    context.exit(programs.become("inference_server", arguments))
+
+
+@models.command()
 @click.argument("name")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
 @global_options

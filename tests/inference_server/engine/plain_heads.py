@@ -1,0 +1,133 @@
+"""What the outputs of other exporters' models mean, written a second time: one row at a time, in plain Python.
+
+Each function takes the outputs of one frame, the size of the input and of the source picture as (width, height), and
+`Options`; it returns (class_id, score, box in source pixels) of each detection, best first.
+"""
+
+import math
+
+import numpy as np
+
+
+def letterboxed(size, source, corner=False):
+    """Where the picture lies: left, top, width, height."""
+    scale = min(size[0] / source[0], size[1] / source[1])
+    if corner:
+        return 0, 0, max(1, int(source[0] * scale)), max(1, int(source[1] * scale))
+    width, height = max(1, round(source[0] * scale)), max(1, round(source[1] * scale))
+    return round((size[0] - width) / 2 - 0.1), round((size[1] - height) / 2 - 0.1), width, height
+
+
+def yolov5(outputs, size, source, options):
+    (rows,) = [array for array in outputs.values() if array.ndim == 2]
+    found = [(row[4], row[5:], row[:4]) for row in rows.astype(float).tolist()]
+    return _suppressed(found, letterboxed(size, source), source, options)
+
+
+def yolox(outputs, size, source, options, decoded=False):
+    found = []
+    for row, (x, y, stride) in zip(outputs["output"].astype(float).tolist(), _cells(size), strict=True):
+        box = row[:4]
+        if not decoded:
+            box = (row[0] + x) * stride, (row[1] + y) * stride, math.exp(row[2]) * stride, math.exp(row[3]) * stride
+        found.append((row[4], row[5:], box))
+    return _suppressed(found, letterboxed(size, source, corner=True), source, options)
+
+
+def yolox_decoded(outputs, size, source, options):
+    return yolox(outputs, size, source, options, decoded=True)
+
+
+def rtdetr(outputs, size, source, options):
+    rows = sorted(outputs["output0"].astype(float).tolist(), key=lambda row: -row[4])
+    return _best([(int(row[5]), row[4], _parts(row[:4], source)) for row in rows], source, options)
+
+
+def rtdetr_queries(outputs, size, source, options):
+    found = []
+    for row in outputs["output0"].astype(float).tolist():
+        class_id = max(range(len(row) - 4), key=lambda index: row[4 + index])
+        found.append((class_id, row[4 + class_id], _parts(row[:4], source)))
+    return _best(sorted(found, key=lambda item: -item[1]), source, options)
+
+
+def detr(outputs, size, source, options):
+    found = []
+    for class_id, score, box in zip(outputs["labels"], outputs["scores"], outputs["boxes"].astype(float), strict=True):
+        found.append((int(class_id), float(score), [box[i] * source[i % 2] / size[i % 2] for i in range(4)]))
+    return _best(sorted(found, key=lambda item: -item[1]), source, options)
+
+
+def rf_detr(outputs, size, source, options, classes=None):
+    queries = outputs["labels"].astype(float)[:, :classes]
+    pairs = [
+        (class_id, 1 / (1 + math.exp(-max(-80.0, min(80.0, logit)))), _parts(box, source))
+        for box, logits in zip(outputs["dets"].astype(float).tolist(), queries.tolist(), strict=True)
+        for class_id, logit in enumerate(logits)
+    ]
+    return _best(sorted(pairs, key=lambda item: -item[1])[: len(queries)], source, options)
+
+
+def assert_same(found, expected, pixels, score):
+    """The same detections, whichever of those that score alike comes first."""
+    assert len(found) == len(expected)
+    assert (np.diff(found.scores) <= 0).all()
+    free = set(range(len(found)))
+    for class_id, wanted_score, box in expected:
+        partners = [
+            index
+            for index in free
+            if found.class_ids[index] == class_id
+            and abs(found.scores[index] - wanted_score) <= score
+            and np.abs(found.boxes[index] - box).max() <= pixels
+        ]
+        assert partners, (class_id, wanted_score, box)
+        free.remove(partners[0])
+
+
+def _cells(size):
+    """Column, row and stride of each cell."""
+    return [
+        (x, y, stride) for stride in (8, 16, 32) for y in range(size[1] // stride) for x in range(size[0] // stride)
+    ]
+
+
+def _parts(box, source):
+    """Centre and size in parts of the picture as corners in its pixels."""
+    x, y, w, h = box
+    width, height = source
+    return (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
+
+
+def _suppressed(rows, placed, source, options):
+    """From objectness, class scores and box in input pixels: what passes, and overlaps no better one of its class."""
+    found = []
+    for objectness, scores, (x, y, w, h) in rows:
+        scores = [score * objectness for score in scores]
+        class_id = max(range(len(scores)), key=lambda index: scores[index])
+        if objectness > options.confidence_threshold and scores[class_id] > options.confidence_threshold:
+            found.append((class_id, scores[class_id], (x - w / 2, y - h / 2, x + w / 2, y + h / 2)))
+    kept = []
+    for one in sorted(found, key=lambda item: -item[1]):
+        if all(one[0] != other[0] or _overlap(one[2], other[2]) <= options.iou_threshold for other in kept):
+            kept.append(one)
+    left, top, width, height = placed
+    shift, factor = (left, top), (source[0] / width, source[1] / height)
+    moved = [(c, s, [(box[i] - shift[i % 2]) * factor[i % 2] for i in range(4)]) for c, s, box in kept]
+    return _best(moved, source, options)
+
+
+def _best(found, source, options):
+    """What passes and is wanted, of rows that come best first, inside the picture."""
+    passing = [
+        (class_id, score, np.clip(box, 0, source * 2))
+        for class_id, score, box in found
+        if score > options.confidence_threshold and (options.class_ids is None or class_id in options.class_ids)
+    ]
+    return passing[: options.max_detections]
+
+
+def _overlap(a, b):
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    return width * height / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height)

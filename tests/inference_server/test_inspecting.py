@@ -1,0 +1,102 @@
+"""videoai-inference inspect, and videoai models inspect, which becomes it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from demo.models import V2, build, write
+from onnx import helper
+
+
+def run(*arguments, program="inference_server"):
+    before = ["models"] if program == "videoai" else []
+    command = [sys.executable, "-m", program, *before, "inspect", *map(str, arguments)]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert "Traceback" not in outcome.stderr
+    return outcome
+
+
+@pytest.fixture
+def demo(tmp_path):
+    write(V2, tmp_path / "model.onnx")
+    return tmp_path / "model.onnx"
+
+
+@pytest.mark.parametrize("program", ["inference_server", "videoai"])
+def test_a_file_that_would_be_served(demo, program):
+    outcome = run(demo, program=program)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    for text in (
+        "family    yolo-detect",
+        "red circle, green square, blue diamond",
+        "448x448 pixels, letterbox, rgb x 0.00392157, any number of frames",
+        "runs on   cpu (CPUExecutionProvider), up to 8 frames at once",
+        "input     images float32[?, 3, 448, 448]",
+        "metadata  task = detect",
+        "verdict  would be served",
+    ):
+        assert text in outcome.stdout
+
+
+def test_the_same_for_programs(demo):
+    found = json.loads(run(demo, "--json").stdout)
+    assert (found["served"], found["refusal"], found["family"]) == (True, None, "yolo-detect")
+    assert found["considered"]["yolo-detect"] is None
+    assert "expected pose" in found["considered"]["yolo-pose"]
+    assert found["run"]["max_batch"] == 8
+    assert (found["picture"]["width"], found["picture"]["resize"]) == (448, "letterbox")
+
+
+def test_what_the_entry_would_say_counts(demo):
+    section = {"videoai": {"family": "yolox"}}
+    outcome = run(demo, "--attributes", json.dumps(section), "--no-run")
+    assert outcome.returncode == 1
+    assert "would be refused: not a yolox model, as metadata.attributes.videoai.family says" in outcome.stdout
+    section = {"videoai": {"class_names": ["a", "b", "c"]}}
+    found = json.loads(run(demo, "--attributes", json.dumps(section), "--no-run", "--json").stdout)
+    assert (found["class_names"], found["run"]) == (["a", "b", "c"], None)
+
+
+def test_a_file_that_does_not_run_says_what_it_is_all_the_same(tmp_path):
+    model = build(V2)
+    model.graph.node[0].op_type = "Fancy"
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    found = json.loads((outcome := run(tmp_path / "x.onnx", "--json")).stdout)
+    assert (outcome.returncode, found["family"], found["run"]) == (1, "yolo-detect", None)
+    assert "Fancy" in found["refusal"]
+
+
+def test_names_move_no_cursor(tmp_path):
+    model = build(V2)
+    helper.set_model_props(model, {"names": "['a\x1b[2Jb', 'c', 'd']", "task": "detect", "\x1b[31m": "\r\n" * 5000})
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    outcome = run(tmp_path / "x.onnx", "--no-run")
+    assert outcome.returncode == 0
+    assert "a\\x1b[2Jb, c, d" in outcome.stdout
+    assert "\x1b" not in outcome.stdout
+    assert len(outcome.stdout) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["none.onnx"], 1, "none.onnx: no such file"),
+        ([__file__], 1, "not an ONNX model, or damaged"),
+        (["/dev/zero"], 1, "no such file"),
+        ([__file__, "--attributes", "[1]"], 2, "expected a JSON object, got '[1]'"),
+        ([__file__, "--attributes", '{"videoai": {"famly": 1}}'], 1, "not an ONNX model"),
+    ],
+)
+def test_what_is_no_model(arguments, code, told):
+    outcome = run(*arguments)
+    assert outcome.returncode == code
+    assert told in outcome.stdout + outcome.stderr
+
+
+def test_a_device_that_is_not_there(demo):
+    command = [sys.executable, "-m", "inference_server", "--device", "cuda:99", "inspect", str(demo)]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 1
+    assert "family    yolo-detect" in outcome.stdout
+    assert "would be refused: device cuda:99" in outcome.stdout
