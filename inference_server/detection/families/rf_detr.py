@@ -97,10 +97,22 @@ class RfDetrSegment:
     def decode(self, outputs: Outputs, placement: Placement, options: Options) -> Detections:
         found = self.head.detect(outputs, options)
         masks = outputs[MASKS][found.extras[:, 0].astype(np.intp)].astype(np.float32, copy=False)
-        picture = np.array([[0, 0, placement.source_width, placement.source_height]] * len(masks), np.float32)
-        # Each mask is its own prototype; of what is no number nothing reaches the others.
-        runs = run_lengths(np.eye(len(masks), dtype=np.float32), near(np.nan_to_num(masks)), picture, placement)
+        masks = near(np.nan_to_num(masks))
+        # Each mask is a prototype that nobody shares.
+        runs = run_lengths(np.eye(len(masks), dtype=np.float32), masks, placement.to_source(_around(masks)), placement)
         return Detections(placement.to_source(found.boxes), found.scores, found.class_ids, masks=tuple(runs))
+
+
+def _around(masks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, 4): the boxes in input pixels outside of which masks, enlarged, cannot be above 0: one cell more than is."""
+    inside = masks > 0
+    (left, right), (top, bottom) = _extent(np.any(inside, axis=1)), _extent(np.any(inside, axis=2))
+    return np.stack([left, top, right, bottom], axis=1).astype(np.float32) * CELL
+
+
+def _extent(seen: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """One before the first of each row that is true, and one after the last."""
+    return seen.argmax(axis=1) - 1, seen.shape[1] - seen[:, ::-1].argmax(axis=1) + 1
 
 
 def build(description: Description) -> Detector:

@@ -134,7 +134,11 @@ def segment():
 def test_masks_are_those_of_another_library(seed):
     family = segment()
     random = np.random.default_rng(seed)
-    outputs = {**outputs_of(random), "masks": random.normal(0, 1, (QUERIES, 16, 24)).astype(np.float32)}
+    masks = random.normal(0, 1, (QUERIES, 16, 24)).astype(np.float32)
+    x, y = random.integers(0, 16, 2)
+    masks[::2] = -np.abs(masks[::2])
+    masks[::2, y : y + 3, x : x + 4] *= -1  # objects, and noise
+    outputs = {**outputs_of(random), "masks": masks}
     source = tuple(map(int, random.integers(24, 200, 2)))
     options = Options(confidence_threshold=0.6, max_detections=12)
     family.check(outputs)
