@@ -30,6 +30,7 @@ KINDS = (
     rtdetr.KIND,
     detr.KIND,
     rf_detr.KIND,
+    rf_detr.KIND_SEGMENT,
     tensors.KIND,
 )
 

@@ -1,7 +1,10 @@
-"""RF-DETR as Roboflow's package exports its detectors. Pictures are stretched, nothing is suppressed.
+"""RF-DETR as Roboflow's package exports it. Pictures are stretched, nothing is suppressed.
 
-Outputs `dets` (batch, queries, 4): centre x, centre y, width and height in parts of the input; `labels` (batch,
-queries, slots): for each class slot the logit of a score of its own. The best pairs of a query and a slot are taken.
+`rf-detr`: outputs `dets` (batch, queries, 4): centre x, centre y, width and height in parts of the input; `labels`
+(batch, queries, slots): for each class slot the logit of a score of its own. The best pairs of a query and a slot are
+taken.
+
+`rf-detr-segment`: the same and `masks` (batch, queries, height / 4, width / 4), above 0 where the object is.
 
 A slot is a class id. The published COCO models have 91, numbered as COCO numbers its categories, with gaps; those that
 were trained further have one for each class and a last one that stands for no object, which is left out where the
@@ -21,16 +24,17 @@ from numpy.typing import NDArray
 from inference_server.detection.description import Description
 from inference_server.detection.detector import Detector, best_first, in_pixels
 from inference_server.detection.family import FamilyKind, Outputs
-from inference_server.detection.geometry import Layout, Resize
+from inference_server.detection.geometry import Layout, Placement, Resize
 from inference_server.detection.heads import BOX, Candidates, near, numbered_classes
+from inference_server.detection.masks import CELL, run_lengths
 from inference_server.detection.metadata import MAX_CLASSES, MAX_LENGTH
-from inference_server.detection.pixels import Pixels
-from inference_server.detection.results import Options, chosen_classes
+from inference_server.detection.pixels import PictureInput, Pixels
+from inference_server.detection.results import DEFAULTS, Detections, Options, chosen_classes
 from inference_server.detection.signature import TensorSpec
 from inference_server.errors import ModelRefused
 
-NAME = "rf-detr"
-INPUT, BOXES, LABELS = "input", "dets", "labels"
+NAME, NAME_SEGMENT = "rf-detr", "rf-detr-segment"
+INPUT, BOXES, LABELS, MASKS = "input", "dets", "labels", "masks"
 METADATA = "rfdetr_inference"
 # ImageNet's, which its backbone was trained with.
 PIXELS = Pixels(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -40,7 +44,10 @@ CERTAIN = np.float32(88)
 
 @dataclass(frozen=True, slots=True)
 class QuerySlots:
-    """Boxes and logits for each query; `classes` slots count, all of them where it is 0."""
+    """Boxes and logits for each query; `classes` slots count, all of them where it is 0.
+
+    The extra of each object is the number of the query that it comes from.
+    """
 
     layout: Layout
     classes: int
@@ -63,18 +70,70 @@ class QuerySlots:
         pairs = np.flatnonzero(scores > options.confidence_threshold)
         queries, class_ids = np.divmod(pairs, logits.shape[1])
         boxes = outputs[BOXES].astype(np.float32, copy=False)[queries]
-        found = best_first(Candidates(boxes, scores[pairs], class_ids, boxes[:, :0]), len(logits))
+        numbers = queries[:, None].astype(np.float32)
+        found = best_first(Candidates(boxes, scores[pairs], class_ids, numbers), len(logits))
         wanted = chosen_classes(found.class_ids, options) & np.isfinite(found.boxes).all(axis=1)
         found = found.take(np.flatnonzero(wanted)[: options.max_detections])
         return in_pixels(Candidates(near(found.boxes), found.scores, found.class_ids, found.extras), self.layout)
 
 
+@dataclass(frozen=True, slots=True)
+class RfDetrSegment:
+    """A detector whose queries have masks: each a picture of the whole input, brought to the source's size."""
+
+    picture: PictureInput
+    head: QuerySlots
+    class_names: tuple[str, ...]
+    defaults: Options = DEFAULTS
+    name: str = NAME_SEGMENT
+
+    def check(self, outputs: Outputs) -> None:
+        self.head.check(outputs)
+        layout, shape = self.picture.layout, outputs[MASKS].shape
+        expected = len(outputs[BOXES]), layout.height // CELL, layout.width // CELL
+        if shape != expected:
+            raise ModelRefused(f"output {MASKS}: expected {expected} for each frame, got {shape}")
+
+    def decode(self, outputs: Outputs, placement: Placement, options: Options) -> Detections:
+        found = self.head.detect(outputs, options)
+        masks = outputs[MASKS][found.extras[:, 0].astype(np.intp)].astype(np.float32, copy=False)
+        masks = near(np.nan_to_num(masks))
+        # Each mask is a prototype that nobody shares.
+        runs = run_lengths(np.eye(len(masks), dtype=np.float32), masks, placement.to_source(_around(masks)), placement)
+        return Detections(placement.to_source(found.boxes), found.scores, found.class_ids, masks=tuple(runs))
+
+
+def _around(masks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, 4): the boxes in input pixels outside of which masks, enlarged, cannot be above 0: one cell more than is."""
+    inside = masks > 0
+    (left, right), (top, bottom) = _extent(np.any(inside, axis=1)), _extent(np.any(inside, axis=2))
+    return np.stack([left, top, right, bottom], axis=1).astype(np.float32) * CELL
+
+
+def _extent(seen: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """One before the first of each row that is true, and one after the last."""
+    return seen.argmax(axis=1) - 1, seen.shape[1] - seen[:, ::-1].argmax(axis=1) + 1
+
+
 def build(description: Description) -> Detector:
     """A model with the inputs and outputs that these names stand for."""
+    return Detector(NAME, *_read_model(description, BOXES, LABELS))
+
+
+def build_segment(description: Description) -> RfDetrSegment:
+    """As `build`, with masks."""
+    picture, head, names = _read_model(description, BOXES, LABELS, MASKS)
+    masks = description.output(MASKS)
+    if not masks.fits(None, None, picture.layout.height // CELL, picture.layout.width // CELL):
+        raise ModelRefused(f"output {masks}: expected (batch, queries, height / {CELL}, width / {CELL})")
+    return RfDetrSegment(picture, head, names)
+
+
+def _read_model(description: Description, *expected: str) -> tuple[PictureInput, QuerySlots, tuple[str, ...]]:
+    """The picture, the head and the names of the classes of a model with these outputs. Raises ModelRefused."""
     outputs = {output.name: output for output in description.signature.outputs}
-    if set(outputs) != {BOXES, LABELS}:
-        beyond = f"; {', '.join(sorted(set(outputs) - {BOXES, LABELS}))} cannot be read" if BOXES in outputs else ""
-        raise ModelRefused(f"expected outputs {BOXES} and {LABELS}{beyond}")
+    if set(outputs) != set(expected):
+        raise ModelRefused(f"expected outputs {', '.join(expected)}")
     if not outputs[BOXES].fits(None, None, BOX) or not outputs[LABELS].fits(None, None, None):
         raise ModelRefused(
             f"expected outputs (batch, queries, {BOX}) and (batch, queries, slots), found {outputs[BOXES]} and"
@@ -87,8 +146,7 @@ def build(description: Description) -> Detector:
     slots = _slots(outputs[LABELS])
     if slots is not None:
         _check_slots(len(names), slots)
-    classes = names or numbered_classes(slots or 0)
-    return Detector(NAME, picture, QuerySlots(picture.layout, len(names)), classes)
+    return picture, QuerySlots(picture.layout, len(names)), names or numbered_classes(slots or 0)
 
 
 def _sigmoid(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -143,3 +201,4 @@ def _read(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 KIND = FamilyKind(NAME, "detect", build)
+KIND_SEGMENT = FamilyKind(NAME_SEGMENT, "segment", build_segment)

@@ -25,8 +25,19 @@ def test_the_letterbox_rounds_as_in_training(source, expected):
     assert (placement.left, placement.top, placement.width, placement.height) == expected
 
 
-def test_a_letterbox_in_the_corner_has_the_same_size():
-    assert place(Layout(640, 640, Resize.TOP_LEFT), 1280, 720) == Placement(0, 0, 640, 360, 1280, 720)
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ((1280, 720), (640, 360)),
+        ((641, 427), (640, 426)),
+        ((1000, 999), (640, 639)),  # 639.36
+        ((1000, 667), (640, 426)),  # 426.88: what is left over is cut off, not rounded
+        ((333, 500), (426, 640)),  # 426.24
+        ((10000, 1), (640, 1)),
+    ],
+)
+def test_a_letterbox_in_the_corner_rounds_down(source, expected):
+    assert place(Layout(640, 640, Resize.TOP_LEFT), *source) == Placement(0, 0, *expected, *source)
 
 
 @pytest.mark.parametrize(

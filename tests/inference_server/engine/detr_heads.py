@@ -26,7 +26,7 @@ def build(kind: str, *, size: int = SIZE, batch: Any = "batch") -> ModelProto:
     outputs = KINDS[kind](graph, size)
     metadata = {"rtdetr": {**NAMES, "head": "RTDETRDecoder", "task": "detect"}, "yolov5": NAMES, "yolov5-raw": NAMES}
     metadata["rtdetr-queries"] = {**NAMES, "description": "Ultralytics rtdetr-l model", "task": "detect"}
-    picture = "input" if kind == "rf-detr" else "images"
+    picture = "input" if kind.startswith("rf-detr") else "images"
     inputs = [helper.make_tensor_value_info(picture, TensorProto.FLOAT, [batch, 3, size, size])]
     if kind == "detr":
         inputs.append(helper.make_tensor_value_info("orig_target_sizes", TensorProto.INT64, [batch, 2]))
@@ -132,6 +132,12 @@ def rf_detr(graph: Graph, size: int) -> dict[str, list[Any]]:
     return {"dets": [(size // 8) ** 2, 4], "labels": [(size // 8) ** 2, CLASSES]}
 
 
+def rf_detr_segment(graph: Graph, size: int) -> dict[str, list[Any]]:
+    count = (size // 8) ** 2
+    graph.add("Identity", look(graph, "input", 4, count - CLASSES, NORMAL), name="masks")
+    return {**rf_detr(graph, size), "masks": [count, size // 4, size // 4]}
+
+
 KINDS = {
     "yolov5": yolov5,
     "yolov5-raw": yolov5_raw,
@@ -141,6 +147,7 @@ KINDS = {
     "rtdetr-queries": rtdetr_queries,
     "detr": detr,
     "rf-detr": rf_detr,
+    "rf-detr-segment": rf_detr_segment,
 }
 
 

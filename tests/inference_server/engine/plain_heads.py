@@ -7,6 +7,7 @@ Each function takes the outputs of one frame, the size of the input and of the s
 import math
 
 import numpy as np
+from PIL import Image
 
 
 def letterboxed(size, source, corner=False):
@@ -83,6 +84,18 @@ def assert_same(found, expected, pixels, score):
         ]
         assert partners, (class_id, wanted_score, box)
         free.remove(partners[0])
+
+
+def assert_same_masks(found, outputs, source):
+    """Masks of RF-DETR against Pillow's way of enlarging them, where that is clear about a pixel."""
+    assert len(found.masks) == len(found)
+    boxes = [np.clip(_parts(box, source), 0, source * 2) for box in outputs["dets"].astype(float)]
+    for found_box, runs in zip(found.boxes, found.masks, strict=True):
+        query = min(range(len(boxes)), key=lambda query: np.abs(boxes[query] - found_box).sum())
+        values = np.asarray(Image.fromarray(outputs["masks"][query]).resize(source, Image.Resampling.BILINEAR))
+        mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(source).T
+        clear = np.abs(values) > 1e-4
+        np.testing.assert_array_equal(mask[clear], values[clear] > 0)
 
 
 def _cells(size):

@@ -24,6 +24,7 @@ FAMILIES = {
     "rtdetr-queries": ("rtdetr", lambda rgb: rgb / 255, plain_heads.rtdetr_queries),
     "detr": ("detr", lambda rgb: rgb / 255, plain_heads.detr),
     "rf-detr": ("rf-detr", lambda rgb: (rgb / 255 - MEAN) / STD, plain_heads.rf_detr),
+    "rf-detr-segment": ("rf-detr-segment", lambda rgb: (rgb / 255 - MEAN) / STD, plain_heads.rf_detr),
 }
 
 
@@ -57,9 +58,12 @@ def test_objects_are_those_of_plain_loops_on_the_file_as_exported(loaded, kind):
     for start in range(0, COUNT, served.max_batch):
         for index, answer in enumerate(served.run(list(frames[start : start + served.max_batch])), start):
             source = SOURCES[index % len(SOURCES)]
-            expected = plain({key: array[index] for key, array in outputs.items()}, (SIZE, SIZE), source, options)
+            exported = {key: array[index] for key, array in outputs.items()}
+            expected = plain(exported, (SIZE, SIZE), source, options)
             found = served.family.decode(answer, place(served.layout, *source), options)
             plain_heads.assert_same(found, expected, pixels=1, score=1e-3)
+            if found.masks is not None:
+                plain_heads.assert_same_masks(found, exported, source)
             count += len(expected)
     assert count > 2 * COUNT
 
@@ -78,7 +82,7 @@ def test_a_known_object_is_found_where_it_is(loaded, kind, batch):
         assert np.abs(centres - [24, 40]).max() <= 16
 
 
-DECLARED = ("yolov5", "yolox", "rtdetr", "detr", "rf-detr", "yolo-detect")
+DECLARED = ("yolov5", "yolox", "rtdetr", "detr", "rf-detr", "rf-detr-segment", "yolo-detect")
 WRONG = [(kind, name) for kind in FAMILIES if "yolox" not in kind for name in DECLARED if name != FAMILIES[kind][0]]
 
 

@@ -12,8 +12,8 @@ QUERIES, SLOTS = 40, 6
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def file(dets=(1, QUERIES, 4), labels=(1, QUERIES, SLOTS), *others, name="input", **metadata):
-    outputs = {"dets": dets, "labels": labels, **dict.fromkeys(others, (1, QUERIES, 16, 16))}
+def file(dets=(1, QUERIES, 4), labels=(1, QUERIES, SLOTS), *others, name="input", cells=(8, 8), **metadata):
+    outputs = {"dets": dets, "labels": labels, **dict.fromkeys(others, (1, QUERIES, *cells))}
     return GraphSignature(
         (TensorSpec(name, "float32", (1, 3, 64, 96)),),
         tuple(TensorSpec(key, "float32", shape) for key, shape in outputs.items()),
@@ -86,7 +86,8 @@ def test_malformed_metadata_is_refused(text):
 
 
 NEIGHBOURS = {
-    "keypoints": (file((1, QUERIES, 4), (1, QUERIES, 2), "keypoints"), "keypoints cannot be read"),
+    "keypoints": (file((1, QUERIES, 4), (1, QUERIES, 2), "keypoints"), "rf-detr: expected outputs dets, labels;"),
+    "masks of another size": (file((1, QUERIES, 4), (1, QUERIES, 2), "masks"), r"\(batch, queries, height / 4, width"),
     "too few names": (
         file(names="['a']"),
         "labels: expected 1 or 2 class slots, as 1 class names say, found 6",
@@ -123,3 +124,42 @@ def test_first_outputs_that_are_others_are_refused(changes, reason):
     family = recognise(file(), Settings(class_names=tuple("abcde")))
     with pytest.raises(ModelRefused, match=reason):
         family.check({**outputs_of(np.random.default_rng(0)), **changes})
+
+
+def segment():
+    return recognise(file((1, QUERIES, 4), (1, QUERIES, SLOTS), "masks", cells=(16, 24)))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_masks_are_those_of_another_library(seed):
+    family = segment()
+    random = np.random.default_rng(seed)
+    masks = random.normal(0, 1, (QUERIES, 16, 24)).astype(np.float32)
+    x, y = random.integers(0, 16, 2)
+    masks[::2] = -np.abs(masks[::2])
+    masks[::2, y : y + 3, x : x + 4] *= -1  # objects, and noise
+    outputs = {**outputs_of(random), "masks": masks}
+    source = tuple(map(int, random.integers(24, 200, 2)))
+    options = Options(confidence_threshold=0.6, max_detections=12)
+    family.check(outputs)
+    found = family.decode(outputs, place(family.picture.layout, *source), options)
+    expected = plain_heads.rf_detr(outputs, SIZE, source, options)
+    plain_heads.assert_same(found, expected, pixels=0.01, score=1e-6)
+    plain_heads.assert_same_masks(found, outputs, source)
+
+
+def test_masks_of_garbage_are_masks():
+    family = segment()
+    outputs = {**outputs_of(np.random.default_rng(0)), "masks": np.zeros((QUERIES, 16, 24), np.float32)}
+    outputs["masks"][:20] = np.nan
+    outputs["masks"][20:30] = np.inf
+    found = family.decode(outputs, place(family.picture.layout, 30, 20), Options(confidence_threshold=0.5))
+    assert {tuple(mask.tolist()) for mask in found.masks} == {(600,), (0, 600)}  # nowhere, and everywhere
+    nothing = family.decode(outputs, place(family.picture.layout, 30, 20), Options(class_ids=frozenset()))
+    assert (len(nothing), nothing.masks) == (0, ())
+
+
+def test_masks_of_another_size_are_refused():
+    outputs = {**outputs_of(np.random.default_rng(0)), "masks": np.zeros((QUERIES, 16, 16), np.float32)}
+    with pytest.raises(ModelRefused, match=r"output masks: expected \(40, 16, 24\) for each frame, got \(40, 16, 16\)"):
+        segment().check(outputs)
