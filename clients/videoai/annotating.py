@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from PIL import Image
 
 from videoai import drawing
@@ -18,13 +19,15 @@ from videoai import drawing
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
+
     from videoai.inference.v1 import inference_pb2
 
     Results = Sequence[inference_pb2.FrameResult]
 
 
 def annotated_frames(source: str | os.PathLike[str], results: Results) -> Iterator[tuple[av.VideoFrame, Image.Image]]:
-    """Decode `source` again; yield each frame from the first result to the last, and its picture with boxes drawn.
+    """Decode `source` again; yield each frame from the first result to the last, and its picture with what was found.
 
     `results` are those of this video, in order. A frame between two results shows the earlier one.
     """
@@ -106,11 +109,26 @@ def _frame_rate(source: str | os.PathLike[str]) -> Fraction:
 
 
 def _upright(frame: av.VideoFrame, result: inference_pb2.FrameResult) -> Image.Image:
-    """Turn a decoded frame to the picture as displayed, in which the boxes of `result` are."""
-    turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-    picture = Image.fromarray(np.ascontiguousarray(turned))
+    """Bring a decoded frame to the picture as displayed, in which the boxes of `result` are."""
+    picture = Image.fromarray(np.ascontiguousarray(_turned(frame)))
     shown = (result.width, result.height)
     return picture if picture.size == shown else picture.resize(shown)
+
+
+def _turned(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """Pixels (H, W, 3) as the display matrix has them, to the nearest quarter turn, mirrored or not."""
+    pixels: NDArray[np.uint8] = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    try:
+        data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload]
+    except ValueError:  # PyAV lists no side data if there is a kind among them that it does not know
+        return np.rot90(pixels, round(frame.rotation / 90))
+    if data is None:
+        return pixels
+    # To the right go a of x and c of y, down b of x and d of y.
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 @contextlib.contextmanager

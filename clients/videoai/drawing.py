@@ -6,7 +6,10 @@ import colorsys
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from videoai import masks, shapes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,17 +41,24 @@ def colour(class_id: int) -> Colour:
 
 
 def annotate(picture: Image.Image, result: inference_pb2.FrameResult) -> None:
-    """Draw boxes, names, scores and the version that answered into `picture`, an RGB picture as displayed."""
+    """Draw all that was found, and the version that found it, into `picture`: RGB, as displayed, of the result's size.
+
+    Masks are half transparent, and keypoints drawn from a score of 0.5. Raises ValueError for a mask that does not fit.
+    """
+    for detection in reversed(result.detections):  # the best score on top
+        _fill(picture, detection)
     draw = ImageDraw.Draw(picture)
     scale = max(1, round(min(picture.size) / 360))
     font = ImageFont.load_default(size=6 + 6 * scale)
-    for detection in reversed(result.detections):  # the best score on top
-        box = detection.box
-        shade = colour(detection.class_id)
-        draw.rectangle((box.x_min, box.y_min, box.x_max - 1, box.y_max - 1), outline=shade, width=2 * scale)
-        name = detection.class_name or f"class {detection.class_id}"
-        _label(draw, font, (box.x_min, box.y_min), f"{name} {detection.score:.2f}", shade, above=True)
-    _label(draw, font, (0, 0), f"{result.model_name} v{result.model_version}", (255, 255, 255))
+    for detection in reversed(result.detections):
+        _outline(draw, detection, scale)
+        shapes.keypoints(draw, detection, colour(detection.class_id), scale)
+    # Names are on top of all that is drawn.
+    for detection in reversed(result.detections):
+        _label(draw, font, _corner(detection), _name(detection), colour(detection.class_id), above=True)
+    bottom = _label(draw, font, (0, 0), f"{result.model_name} v{result.model_version}", (255, 255, 255))
+    for found in result.classifications:
+        bottom = _label(draw, font, (0, bottom), _name(found), colour(found.class_id))
 
 
 def contact_sheet(frames: Sequence[Image.Image], columns: int, *, width: int = 320) -> Image.Image:
@@ -65,6 +75,48 @@ def contact_sheet(frames: Sequence[Image.Image], columns: int, *, width: int = 3
     return sheet
 
 
+def _fill(picture: Image.Image, detection: inference_pb2.Detection) -> None:
+    if not detection.HasField("mask"):
+        return
+    mask = masks.decode(detection.mask, *picture.size)
+    columns, rows = (np.flatnonzero(mask.any(axis=axis)) for axis in (0, 1))
+    if len(columns):
+        left, top = int(columns[0]), int(rows[0])
+        part = mask[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1]
+        picture.paste(colour(detection.class_id), (left, top), Image.fromarray(part.astype(np.uint8) * 128))
+
+
+def _outline(draw: ImageDraw.ImageDraw, detection: inference_pb2.Detection, scale: int) -> None:
+    if detection.HasField("oriented_box"):
+        first, second, *rest = map(shapes.on_pixels, shapes.corners(detection.oriented_box))
+        # Over the first edge twice: that joins the last corner, too.
+        line = [first, second, *rest, first, second]
+        draw.line(line, fill=colour(detection.class_id), width=2 * scale, joint="curve")
+        return
+    box = detection.box
+    right, bottom = max(box.x_min, box.x_max - 1), max(box.y_min, box.y_max - 1)
+    draw.rectangle((box.x_min, box.y_min, right, bottom), outline=colour(detection.class_id), width=2 * scale)
+
+
+def _corner(detection: inference_pb2.Detection) -> tuple[float, float]:
+    """Where a detection's name goes: its highest corner, the left one of two."""
+    if detection.HasField("oriented_box"):
+        return min(shapes.corners(detection.oriented_box), key=lambda point: (point[1], point[0]))
+    return detection.box.x_min, detection.box.y_min
+
+
+def _name(found: inference_pb2.Detection | inference_pb2.Classification) -> str:
+    return f"{found.class_name or f'class {found.class_id}'} {found.score:.2f}"
+
+
+def ink(background: Colour) -> Colour:
+    """Return black or white, whichever is easier to read on `background`."""
+    linear = [(part / 255) ** 2.2 for part in background]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    # Where the contrasts with black and with white are the same.
+    return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
+
+
 def _label(
     draw: ImageDraw.ImageDraw,
     font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
@@ -73,10 +125,12 @@ def _label(
     background: Colour,
     *,
     above: bool = False,
-) -> None:
+) -> float:
+    """Write `text` at a corner, or above it, inside the picture; return where the next line begins."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 6
     x = max(0.0, min(corner[0], draw.im.size[0] - width))
     y = max(0.0, corner[1] - height if above else corner[1])
     draw.rectangle((x, y, x + width, y + height), fill=background)
-    draw.text((x + 3 - left, y + 3 - top), text, fill=(0, 0, 0), font=font)
+    draw.text((x + 3 - left, y + 3 - top), text, fill=ink(background), font=font)
+    return y + height

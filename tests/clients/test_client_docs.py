@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TEXT = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
-SYNC, ASYNC, WATCH = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+SYNC, ASYNC, MASKS, WATCH = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
 @pytest.fixture
@@ -55,6 +55,15 @@ def test_examples_run(fake: Any, folder: Path, code: str) -> None:
 def test_examples_are_short(code: str) -> None:
     lines = [line for line in code.splitlines() if line and not line.startswith(("import", "from", "asyncio.run"))]
     assert len(lines) <= 10
+
+
+def test_masks_example_runs(fake: Any, folder: Path, video_answers: Any) -> None:
+    for answer in video_answers[1:-1]:
+        answer.frame.detections[0].mask.run_lengths.counts[:] = (8 * 48 + 8, 32, 16, 32, 64 * 48 - 8 * 48 - 88)
+    with start(MASKS, fake, folder) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert out.splitlines() == ["square (48, 64) 64"] * 3
 
 
 def test_watch_example_runs(fake: Any, folder: Path) -> None:
