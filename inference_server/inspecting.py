@@ -8,6 +8,7 @@ from typing import Any
 from videoai.cli import output
 
 from inference_server.detection import Family, GraphSignature, PictureInput
+from inference_server.detection.signature import LISTED, listed
 from inference_server.engine import Inspection
 
 CLASSES_SHOWN = 10
@@ -36,10 +37,10 @@ def as_dict(found: Inspection) -> dict[str, Any]:
         "sha256": found.sha256 or None,
         "size_bytes": found.size_bytes or None,
         "opset": found.opset or None,
-        "producer": found.producer or None,
-        "inputs": [str(tensor) for tensor in signature.inputs] if signature else None,
-        "outputs": [str(tensor) for tensor in signature.outputs] if signature else None,
-        "metadata": {key: value[:TEXT_SHOWN] for key, value in signature.metadata.items()} if signature else None,
+        "producer": found.producer[:TEXT_SHOWN] or None,
+        "inputs": listed(signature.inputs) if signature else None,
+        "outputs": listed(signature.outputs) if signature else None,
+        "metadata": _metadata(signature) if signature else None,
         "considered": {item.kind.name: item.reason or None for item in found.candidates},
         "family": family.name if family else None,
         "class_names": list(family.class_names) if family else None,
@@ -71,7 +72,7 @@ def _pairs(found: Inspection) -> Iterator[tuple[str, object]]:
         yield "size", output.size(found.size_bytes)
         yield "sha256", found.sha256
         yield "opset", found.opset
-        yield "producer", found.producer
+        yield "producer", short(found.producer)
     if found.family is not None:
         yield "family", found.family.name
         yield "classes", _classes(found.family)
@@ -117,6 +118,12 @@ def _sentence(picture: PictureInput) -> str:
 
 
 def _parts(signature: GraphSignature) -> Iterator[tuple[str, str]]:
-    yield from (("input", plain(tensor)) for tensor in signature.inputs)
-    yield from (("output", plain(tensor)) for tensor in signature.outputs)
-    yield from (("metadata", f"{short(key)} = {short(value)}") for key, value in sorted(signature.metadata.items()))
+    yield from (("input", plain(tensor)) for tensor in listed(signature.inputs))
+    yield from (("output", plain(tensor)) for tensor in listed(signature.outputs))
+    pairs = (f"{short(key)} = {short(value)}" for key, value in sorted(signature.metadata.items()))
+    yield from (("metadata", text) for text in listed(pairs))
+
+
+def _metadata(signature: GraphSignature) -> dict[str, str]:
+    some = sorted(signature.metadata.items())[:LISTED]
+    return {key[:TEXT_SHOWN]: value[:TEXT_SHOWN] for key, value in some}

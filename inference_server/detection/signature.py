@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 FLOATS = ("float32", "float16")
+# Of what a file says, so much goes into messages: characters of a name, and things of a kind.
+NAME_SHOWN, LISTED = 100, 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +19,11 @@ class TensorSpec:
     shape: tuple[int | None, ...] | None
 
     def __str__(self) -> str:
+        name = self.name[:NAME_SHOWN]
         if self.shape is None:
-            return f"{self.name} {self.dtype} of unknown shape"
-        dimensions = ", ".join("?" if size is None else str(size) for size in self.shape)
-        return f"{self.name} {self.dtype}[{dimensions}]"
+            return f"{name} {self.dtype} of unknown shape"
+        dimensions = ", ".join(listed("?" if size is None else size for size in self.shape))
+        return f"{name} {self.dtype}[{dimensions}]"
 
     def fits(self, *shape: int | None) -> bool:
         """Whether it is float32 or float16 and may have this shape; None is any size, on either side."""
@@ -39,5 +42,13 @@ class GraphSignature:
     operators: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
-        inputs, outputs = ("; ".join(map(str, tensors)) or "none" for tensors in (self.inputs, self.outputs))
-        return f"inputs: {inputs}; outputs: {outputs}; metadata keys: {', '.join(sorted(self.metadata)) or 'none'}"
+        inputs, outputs = ("; ".join(listed(tensors)) or "none" for tensors in (self.inputs, self.outputs))
+        keys = ", ".join(listed(key[:NAME_SHOWN] for key in sorted(self.metadata))) or "none"
+        return f"inputs: {inputs}; outputs: {outputs}; metadata keys: {keys}"
+
+
+def listed(things: Iterable[object]) -> list[str]:
+    """The first of them in words, and how many more there are: a file may hold any number."""
+    everything = list(things)
+    more = [f"... and {len(everything) - LISTED} more"] if len(everything) > LISTED else []
+    return [*map(str, everything[:LISTED]), *more]

@@ -78,6 +78,22 @@ def test_names_move_no_cursor(tmp_path):
     assert len(outcome.stdout) < 10_000
 
 
+def test_a_file_that_says_very_much_is_cut_short(tmp_path):
+    model = build(V2)
+    model.producer_name = "p\x1b" * 10_000
+    for index in range(2000):
+        model.metadata_props.add(key=f"{index}" * 1000, value="v" * 1000)
+        output = helper.make_tensor_value_info("\x1b[2J" * 1000 + str(index), 1, [1] * 100)
+        model.graph.output.add().CopyFrom(output)
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    for more in ([], ["--json"]):
+        outcome = run(tmp_path / "x.onnx", "--no-run", *more)
+        assert outcome.returncode == 1
+        assert "... and 1951 more" in outcome.stdout
+        assert "\x1b" not in outcome.stdout
+        assert len(outcome.stdout) < 100_000
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
