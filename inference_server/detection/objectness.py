@@ -61,9 +61,8 @@ class ObjectRows:
         anchors = np.flatnonzero(rows[:, OBJECT] > options.confidence_threshold)
         anchors = anchors[np.isfinite(rows[anchors]).all(axis=1)]
         rows = near(rows[anchors])
-        scores = rows[:, CLASSES:] * rows[:, OBJECT:CLASSES]
-        class_ids = scores.argmax(axis=1)
-        best = scores[np.arange(len(scores)), class_ids]
+        class_ids = rows[:, CLASSES:].argmax(axis=1)
+        best = rows[np.arange(len(rows)), CLASSES + class_ids] * rows[:, OBJECT]
         wanted = (best > options.confidence_threshold) & chosen_classes(class_ids, options)
         found = Candidates(rows[:, :BOX], best, class_ids, rows[:, :0])
         return found.take(wanted), anchors[wanted]
