@@ -48,11 +48,14 @@ def revision_of(change: Change) -> int:
     return change.revision if change.HasField("demoted") else 0
 
 
-def judge(rollout: registry_pb2.GetRolloutResponse, version: int, revision: int, *, had_replicas: bool) -> Verdict:
+def judge(
+    rollout: registry_pb2.GetRolloutResponse, version: int, revision: int, *, had_replicas: bool, replicas: int = 0
+) -> Verdict:
     """Say how the activation of `version` at `revision` stands.
 
     `had_replicas`: an earlier look saw a live replica. Then an empty list is waited out: after a restart of the
-    registry it is empty until the replicas have come back.
+    registry it is empty until the replicas have come back. With `replicas` at least so many must have applied it, which
+    is the only way to tell a replica that has yet to come back from one that has gone.
     """
     if rollout.revision < revision:  # read by a registry process that has yet to see the activation
         return Verdict(Outcome.WAITING, rollout, tuple(rollout.replicas))
@@ -65,9 +68,9 @@ def judge(rollout: registry_pb2.GetRolloutResponse, version: int, revision: int,
     if rejected:
         outcome = Outcome.REJECTED
     elif rollout.replicas:
-        outcome = Outcome.WAITING if missing else Outcome.APPLIED
+        outcome = Outcome.WAITING if missing or len(applied) < replicas else Outcome.APPLIED
     else:
-        outcome = Outcome.WAITING if had_replicas else Outcome.NO_REPLICAS
+        outcome = Outcome.WAITING if had_replicas or replicas else Outcome.NO_REPLICAS
     return Verdict(outcome, rollout, missing, rejected)
 
 
@@ -79,11 +82,12 @@ class Wait:
         version: int,
         revision: int,
         *,
+        replicas: int,
         timeout_seconds: float,
         interval_seconds: float,
         on_change: Callable[[Verdict], None] | None,
     ) -> None:
-        self._version, self._revision = version, revision
+        self._version, self._revision, self._replicas = version, revision, replicas
         self._interval_seconds = interval_seconds
         self._on_change = on_change
         self._end = time.monotonic() + timeout_seconds
@@ -97,7 +101,9 @@ class Wait:
 
     def look(self, rollout: registry_pb2.GetRolloutResponse) -> Verdict | None:
         """Take an answer of the registry; return the verdict if it is the last."""
-        verdict = judge(rollout, self._version, self._revision, had_replicas=self._had_replicas)
+        verdict = judge(
+            rollout, self._version, self._revision, had_replicas=self._had_replicas, replicas=self._replicas
+        )
         self._had_replicas = self._had_replicas or bool(rollout.replicas)
         if self._on_change and (self._last is None or self._last.rollout.replicas != rollout.replicas):
             self._on_change(verdict)

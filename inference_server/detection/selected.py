@@ -43,7 +43,7 @@ class SelectedRows:
             )
         check_scores(self.output_name, rows[:, SCORE])
         classes = rows[:, CLASS]
-        wrong = classes[(classes < 0) | (classes >= self.classes) | (classes % 1 != 0)]
+        wrong = classes[(classes < 0) | (classes >= self.classes) | (classes != np.floor(classes))]
         if len(wrong):
             raise ModelRefused(
                 f"output {self.output_name}: expected whole numbers of 0..{self.classes - 1} in column {CLASS},"

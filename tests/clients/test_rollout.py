@@ -51,6 +51,12 @@ def test_the_decision(seen: pb.GetRolloutResponse, had_replicas: bool, outcome: 
     assert judge(seen, 2, 7, had_replicas=had_replicas).outcome is outcome
 
 
+def test_replicas_that_have_yet_to_come_back_are_waited_for_if_they_are_counted() -> None:
+    one, two = rollout(replica("a", APPLIED)), rollout(replica("a", APPLIED), replica("b", APPLIED))
+    looks = [judge(seen, 2, 7, had_replicas=False, replicas=2).outcome for seen in (rollout(), one, two)]
+    assert looks == [Outcome.WAITING, Outcome.WAITING, Outcome.APPLIED]
+
+
 def test_an_activation_that_changed_nothing_counts_what_was_reported_before() -> None:
     model = pb.Model(model_name="yolo", version=2)
     assert revision_of(pb.ActivateModelVersionResponse(model=model, revision=9)) == 0

@@ -100,7 +100,7 @@ def test_pushed_activated_served_and_swapped_under_load(apart, onnx_files, cache
 def test_a_restart_without_the_registry_serves_from_the_cache(apart, onnx_files, video):
     process = serving_pushed(apart, onnx_files)
     state = apart.inference_root / ".videoai" / "inference-state.json"
-    eventually(lambda: '"version": 1' in state.read_text())
+    eventually(lambda: state.exists() and '"version": 1' in state.read_text())
     apart.registry_process.kill()
     process.send(signal.SIGTERM)
     assert process.wait() == 0

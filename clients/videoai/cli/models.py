@@ -122,6 +122,7 @@ def activate(
     expect: int | None,
     by: str,
     wait_timeout: float,
+    replicas: int | None,
     *,
     wait: bool,
     rollback_on_failure: bool,
@@ -132,7 +133,7 @@ def activate(
     with settings.registry_client() as registry:
         answer = registry.activate(name, version, expected_production_version=expect, requested_by=by)
         if wait:
-            until_applied(settings, registry, answer, wait_timeout, go_back=rollback_on_failure, by=by)
+            until_applied(settings, registry, answer, wait_timeout, replicas, go_back=rollback_on_failure, by=by)
         else:
             show.change(settings, answer)
 
@@ -143,12 +144,14 @@ def activate(
 @wait_options
 @global_options
 @pass_settings
-def rollback(settings: Settings, /, name: str, by: str, wait_timeout: float, *, wait: bool) -> None:
+def rollback(
+    settings: Settings, /, name: str, by: str, wait_timeout: float, replicas: int | None, *, wait: bool
+) -> None:
     """Put the version back into production that was there before."""
     with settings.registry_client() as registry:
         answer = registry.rollback(name, requested_by=by)
         if wait:
-            until_applied(settings, registry, answer, wait_timeout)
+            until_applied(settings, registry, answer, wait_timeout, replicas)
         else:
             show.change(settings, answer)
 

@@ -23,18 +23,27 @@ Function = TypeVar("Function", bound="Callable[..., Any]")
 
 
 def wait_options(function: Function) -> Function:
-    """Add --wait and --wait-timeout."""
+    """Add --wait, --wait-timeout and --replicas."""
     seconds = click.FloatRange(min=0, min_open=True)
     text = "With --wait: give up after this long.  [default: 300]"
+    text_replicas = "With --wait: and until at least so many replicas have."
+    function = click.option("--replicas", type=click.IntRange(min=1), metavar="N", help=text_replicas)(function)
     function = click.option("--wait-timeout", type=seconds, default=300.0, metavar="SECONDS", help=text)(function)
     return click.option("--wait", is_flag=True, help="Wait until every live replica has applied it.")(function)
 
 
 def until_applied(
-    settings: Settings, registry: RegistryClient, change: Change, seconds: float, *, go_back: bool = False, by: str = ""
+    settings: Settings,
+    registry: RegistryClient,
+    change: Change,
+    seconds: float,
+    replicas: int | None,
+    *,
+    go_back: bool = False,
+    by: str = "",
 ) -> None:
     """Follow `change` and print the final rollout. Raises what ends the command with the exit code that tells of it."""
-    verdict = _follow(registry, change, seconds)
+    verdict = _follow(registry, change, seconds, replicas or 0)
     if verdict.outcome is Outcome.REJECTED and go_back:
         verdict, problem = _back(registry, change, verdict, seconds, by)
     else:
@@ -59,7 +68,7 @@ def _back(registry: RegistryClient, change: Change, verdict: Verdict, seconds: f
     name, before = change.model.model_name, change.demoted.version
     try:
         undone = registry.activate(name, before, expected_production_version=change.model.version, requested_by=by)
-        last = _follow(registry, undone, seconds)
+        last = _follow(registry, undone, seconds, 0)
     except VideoAIError as error:
         return verdict, f"{problem}; did not go back to version {before}: {error.details}"
     trouble = _problem(undone, last)
@@ -77,24 +86,28 @@ def _problem(change: Change, verdict: Verdict) -> str:
             now = verdict.rollout.production_version
             return f"{what} is not in production any more, {f'version {now}' if now else 'no version'} is"
         case Outcome.WAITING:
-            who = ", ".join(item.instance_id for item in verdict.missing) or "every replica, all have left"
-            return f"{what} was not applied in time; still missing: {who}"
+            who = ", ".join(item.instance_id for item in verdict.missing)
+            live = len(verdict.rollout.replicas)
+            return f"{what} was not applied in time; still missing: {who or f'replicas, for only {live} are live'}"
         case _:
             return ""
 
 
-def _follow(registry: RegistryClient, change: Change, seconds: float) -> Verdict:
+def _follow(registry: RegistryClient, change: Change, seconds: float, replicas: int) -> Verdict:
     click.echo(show.changed(change), err=True)
     name, version, revision = change.model.model_name, change.model.version, revision_of(change)
     console = output.console(to_stderr=True)
     if not console.is_terminal:
         tell = _Lines()
-        return registry.wait_for_rollout(name, version, revision=revision, timeout_seconds=seconds, on_change=tell)
+        return registry.wait_for_rollout(
+            name, version, revision=revision, replicas=replicas, timeout_seconds=seconds, on_change=tell
+        )
     with Live(console=console, transient=True) as live:
         return registry.wait_for_rollout(
             name,
             version,
             revision=revision,
+            replicas=replicas,
             timeout_seconds=seconds,
             on_change=lambda verdict: live.update(show.replica_table(verdict.rollout)),
         )

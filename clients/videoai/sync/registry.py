@@ -155,6 +155,7 @@ class RegistryClient(Client):
         version: int,
         *,
         revision: int = 0,
+        replicas: int = 0,
         timeout_seconds: float = 300.0,
         interval_seconds: float = 0.25,
         on_change: Callable[[Verdict], None] | None = None,
@@ -163,11 +164,13 @@ class RegistryClient(Client):
 
         Ends early if one rejects it or another version goes into production; when the time is over the outcome is
         WAITING. `revision`: videoai.rollout.revision_of(what activate or rollback answered); 0 counts any report on
-        the version. `on_change` is called with each verdict that shows a replica's progress.
+        the version. `replicas`: at least so many must have applied it. `on_change` is called with each verdict that
+        shows a replica's progress.
         """
         wait = Wait(
             version,
             revision,
+            replicas=replicas,
             timeout_seconds=timeout_seconds,
             interval_seconds=interval_seconds,
             on_change=on_change,

@@ -9,7 +9,7 @@ import numpy as np
 from inference_server.detection.description import Description
 from inference_server.detection.family import FamilyKind, Outputs
 from inference_server.detection.geometry import Placement, Resize
-from inference_server.detection.heads import numbered_classes
+from inference_server.detection.heads import check_scores, numbered_classes
 from inference_server.detection.pixels import PictureInput
 from inference_server.detection.results import Classes, Options, chosen_classes
 from inference_server.errors import ModelRefused
@@ -36,8 +36,9 @@ class YoloClassify:
             raise ModelRefused(
                 f"output {self.output_name}: expected ({len(self.class_names)},) for each frame, got {scores.shape}"
             )
-        total = float(scores.astype(np.float64).sum())
-        if scores.min() < 0 or not abs(total - 1) <= ROUNDING:
+        check_scores(self.output_name, scores)
+        total = float(scores.sum(dtype=np.float64))
+        if abs(total - 1) > ROUNDING:
             raise ModelRefused(
                 f"output {self.output_name}: expected probabilities, with the softmax in the graph; they add up to"
                 f" {total:.4g}"

@@ -90,7 +90,7 @@ def test_outputs_of_neighbours_are_refused_when_they_first_come(family_of, rando
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("class_id", [3, -1, 0.5])
+@pytest.mark.parametrize("class_id", [3, -1, 0.5, np.inf])
 def test_a_column_without_class_ids_is_refused(family_of, random_outputs, task, class_id):
     family = family_of(task, end2end=True)
     outputs, *_ = random_outputs(task, 1, end2end=True)

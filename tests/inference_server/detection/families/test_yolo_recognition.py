@@ -51,6 +51,7 @@ FILES = {
         {"task": "detect", "head": "RTDETRDecoder", "end2end": "False", "args": "{'nms': None}"},
         "rtdetr",
     ),
+    "RT-DETR that says less": ((1, 300, 6), {"task": "detect", "head": "RTDETRDecoder"}, "rtdetr"),
     "RT-DETR, 8.3": ((1, 300, 84), {"task": "detect", "description": "Ultralytics rtdetr-l model"}, "rtdetr"),
     "RT-DETR, two classes, 8.3": (
         (1, 300, 6),
