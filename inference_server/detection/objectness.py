@@ -42,8 +42,10 @@ class ObjectRows:
     def check(self, outputs: Outputs) -> None:
         """Raise ModelRefused where the output has other rows or columns, or scores that are none."""
         rows = outputs[self.output_name]
-        columns = CLASSES + (self.classes or max(1, rows.shape[-1] - CLASSES))
-        if rows.ndim != 2 or rows.shape[1] != columns or (self.anchors and len(rows) not in self.anchors):
+        least = CLASSES + (self.classes or 1)
+        fits = rows.ndim == 2 and (rows.shape[1] == least or (self.classes is None and rows.shape[1] > least))
+        if not fits or (self.anchors and len(rows) not in self.anchors):
+            columns = least if self.classes else f"{CLASSES} + classes"
             expected = f"({_one_of(self.anchors)}, {columns})"
             raise ModelRefused(f"output {self.output_name}: expected {expected} for each frame, got {rows.shape}")
         check_scores(self.output_name, rows[:, OBJECT:])
