@@ -40,8 +40,8 @@ class YoloClassify:
         if not in_range or abs(float(scores.sum(dtype=np.float64)) - 1) > ROUNDING:
             raise ModelRefused(
                 f"output {self.output_name}: expected probabilities, which add up to 1, got numbers of"
-                f" {scores.min():.4g}..{scores.max():.4g}; some exporters (Ultralytics 8.3.40 among them) leave the softmax"
-                " out of the graph, newer ones do not"
+                f" {scores.min():.4g}..{scores.max():.4g}; some exporters (Ultralytics 8.3.40 among them) leave the"
+                " softmax out of the graph, newer ones do not"
             )
 
     def decode(self, outputs: Outputs, placement: Placement, options: Options) -> Classes:
