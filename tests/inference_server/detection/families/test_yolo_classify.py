@@ -52,9 +52,7 @@ def test_outputs_that_are_no_probabilities_are_refused(family):
     family.check({"output0": np.array(SCORES, np.float16)})
     beyond = [[2, -1, 0, 0, 0, 0, 0, 0], [np.inf, -np.inf, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1]]
     for scores in beyond:
-        with pytest.raises(
-            ModelRefused, match=r"expected probabilities, .*, got numbers of .*leave the softmax out of the graph"
-        ):
+        with pytest.raises(ModelRefused, match=r"expected probabilities, .*leave the softmax out of the graph"):
             family.check({"output0": np.array(scores, np.float32)})
     with pytest.raises(ModelRefused, match=r"expected \(8,\) for each frame, got \(9,\)"):
         family.check({"output0": np.full(9, 1 / 9, np.float32)})
