@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from inference_server.detection.family import Outputs
 from inference_server.detection.geometry import Layout, Placement
-from inference_server.detection.heads import Candidates, corners
+from inference_server.detection.heads import BoxHead, Candidates, corners
 from inference_server.detection.pixels import PictureInput
 from inference_server.detection.results import DEFAULTS, Detections, Options
-
-
-class BoxHead(Protocol):
-    """The outputs of a model that hold boxes, whatever their layout."""
-
-    def check(self, outputs: Outputs) -> None:
-        """Raise ModelRefused where the outputs are not laid out as expected."""
-
-    def detect(self, outputs: Outputs, options: Options) -> Candidates:
-        """The objects that are wanted, best first, at most as many as are asked for."""
 
 
 @dataclass(frozen=True, slots=True)

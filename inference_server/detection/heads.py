@@ -41,17 +41,21 @@ class Candidates:
         return Candidates(self.boxes[chosen], self.scores[chosen], self.class_ids[chosen], self.extras[chosen])
 
 
-class Head(Protocol):
-    """One output that holds boxes, in either of the layouts below."""
+class BoxHead(Protocol):
+    """The outputs of a model that hold boxes, whatever their layout."""
 
     def check(self, outputs: Outputs) -> None:
-        """Raise ModelRefused where the output is not laid out as expected."""
+        """Raise ModelRefused where the outputs are not laid out as expected."""
+
+    def detect(self, outputs: Outputs, options: Options) -> Candidates:
+        """The objects that are wanted, best first, at most as many as are asked for."""
+
+
+class Head(BoxHead, Protocol):
+    """One output that also tells its boxes as it gives them, for families that make something else of them."""
 
     def columns(self, outputs: Outputs, options: Options) -> Candidates:
         """What is wanted and passes the threshold, its boxes as the four numbers that the head gives."""
-
-    def detect(self, outputs: Outputs, options: Options) -> Candidates:
-        """The objects that are left: at most as many as are wanted, best first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,10 @@ class ObjectRows:
     def check(self, outputs: Outputs) -> None:
         """Raise ModelRefused where the output has other rows or columns, or scores that are none."""
         rows = outputs[self.output_name]
-        columns = CLASSES + (self.classes or max(1, rows.shape[-1] - CLASSES))
-        if rows.ndim != 2 or rows.shape[1] != columns or (self.anchors and len(rows) not in self.anchors):
+        least = CLASSES + (self.classes or 1)
+        fits = rows.ndim == 2 and (rows.shape[1] == least or (self.classes is None and rows.shape[1] > least))
+        if not fits or (self.anchors and len(rows) not in self.anchors):
+            columns = least if self.classes else f"{CLASSES} + classes"
             expected = f"({_one_of(self.anchors)}, {columns})"
             raise ModelRefused(f"output {self.output_name}: expected {expected} for each frame, got {rows.shape}")
         check_scores(self.output_name, rows[:, OBJECT:])
@@ -61,9 +63,8 @@ class ObjectRows:
         anchors = np.flatnonzero(rows[:, OBJECT] > options.confidence_threshold)
         anchors = anchors[np.isfinite(rows[anchors]).all(axis=1)]
         rows = near(rows[anchors])
-        scores = rows[:, CLASSES:] * rows[:, OBJECT:CLASSES]
-        class_ids = scores.argmax(axis=1)
-        best = scores[np.arange(len(scores)), class_ids]
+        class_ids = rows[:, CLASSES:].argmax(axis=1)
+        best = rows[np.arange(len(rows)), CLASSES + class_ids] * rows[:, OBJECT]
         wanted = (best > options.confidence_threshold) & chosen_classes(class_ids, options)
         found = Candidates(rows[:, :BOX], best, class_ids, rows[:, :0])
         return found.take(wanted), anchors[wanted]

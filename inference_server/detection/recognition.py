@@ -53,10 +53,9 @@ def choose(candidates: Sequence[Candidate], description: Description) -> Family:
     if description.declared:
         (only,) = candidates
         raise ModelRefused(f"not a {only.kind.name} model, as {SECTION}.family says: {only.reason}. Seen: {signature}")
-    reasons = _reasons(candidates)
     raise ModelRefused(
-        f"the model fits no family that is recognised by itself ({reasons}). Set {SECTION}.family to one of them or to"
-        f" {_others()}, or export it as one of them. Seen: {signature}"
+        "the model fits no family that is recognised by itself: export it as one of them, or set"
+        f" {SECTION}.family to one of them or to {_others()}. Why not: {_reasons(candidates)}. Seen: {signature}"
     )
 
 
@@ -76,8 +75,8 @@ def _kind(name: str) -> FamilyKind:
 
 
 def _try(kind: FamilyKind, description: Description, task: str | None = None) -> Candidate:
-    if task not in (None, kind.task):
-        return Candidate(kind, reason=f"task: expected {kind.task}, got {task[:100] if task else task}")
+    if task is not None and task != kind.task:
+        return Candidate(kind, reason=f"for another task than {task[:100]}")
     try:
         return Candidate(kind, family=kind.build(description))
     except ModelRefused as error:

@@ -147,7 +147,7 @@ WRONG = {
     "more classes than rows": WrongFile(detector(names="['a', 'b', 'c']"), "for 3 classes"),
     "names of a megabyte": WrongFile(detector(names=f"['{'a' * (1 << 20)}']"), "at most 1048576 characters"),
     "code for names": WrongFile(detector(names="__import__('os').abort()"), "metadata key 'names'"),
-    "another task": WrongFile(detector(task="depth"), "got depth"),
+    "another task": WrongFile(detector(task="depth"), "another task than depth"),
     "two inputs": WrongFile(detector(second_input), "found 2"),
     "bytes for pictures": WrongFile(with_input(1, 3, 320, 320, dtype=TensorProto.UINT8), "expected float32 or float16"),
     "a huge input": WrongFile(with_input(1, 3, 1 << 20, 1 << 20), "sides of at most 8192"),

@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from inference_server.detection.description import Description
-from inference_server.detection.detector import BoxHead, Detector, best_first, in_pixels
+from inference_server.detection.detector import Detector, best_first, in_pixels
 from inference_server.detection.family import FamilyKind, Outputs
 from inference_server.detection.geometry import Layout, Resize
 from inference_server.detection.heads import (
     BOX,
     AnchorRows,
+    BoxHead,
     Candidates,
     check_scores,
     numbered_classes,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from inference_server.detection.description import Description
 from inference_server.detection.family import FamilyKind, Outputs
 from inference_server.detection.geometry import Placement
-from inference_server.detection.heads import Head, ReadHead, anchor_rows
+from inference_server.detection.heads import BoxHead, ReadHead, anchor_rows
 from inference_server.detection.metadata import read_keypoint_shape
 from inference_server.detection.pixels import PictureInput
 from inference_server.detection.results import DEFAULTS, Detections, Options
@@ -37,7 +37,7 @@ class YoloPose:
 
     name: str
     picture: PictureInput
-    head: Head
+    head: BoxHead
     keypoint_shape: tuple[int, int]
     class_names: tuple[str, ...]
     defaults: Options = DEFAULTS

@@ -16,7 +16,7 @@ import numpy as np
 from inference_server.detection.description import Description
 from inference_server.detection.family import FamilyKind, Outputs
 from inference_server.detection.geometry import Placement
-from inference_server.detection.heads import Head, ReadHead, anchor_rows
+from inference_server.detection.heads import BoxHead, ReadHead, anchor_rows
 from inference_server.detection.masks import CELL, run_lengths
 from inference_server.detection.pixels import PictureInput
 from inference_server.detection.results import DEFAULTS, Detections, Options
@@ -34,7 +34,7 @@ class YoloSegment:
 
     name: str
     picture: PictureInput
-    head: Head
+    head: BoxHead
     prototypes: TensorSpec
     class_names: tuple[str, ...]
     defaults: Options = DEFAULTS

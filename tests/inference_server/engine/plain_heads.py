@@ -7,7 +7,10 @@ Each function takes the outputs of one frame, the size of the input and of the s
 import math
 
 import numpy as np
+import onnxruntime
 from PIL import Image
+
+MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def letterboxed(size, source, corner=False):
@@ -144,3 +147,39 @@ def _overlap(a, b):
     width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
     height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
     return width * height / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height)
+
+
+def parts(rgb):
+    return rgb / 255
+
+
+def blue_first(rgb):
+    return rgb[..., ::-1]
+
+
+def normal(rgb):
+    return (rgb / 255 - MEAN) / STD
+
+
+# The family as which a file is recognised, how a picture's bytes become its input, and what its outputs mean.
+FAMILIES = {
+    "yolov5": ("yolov5", parts, yolov5),
+    "yolov5-raw": ("yolov5", parts, yolov5),
+    "yolox": ("yolox", blue_first, yolox),
+    "yolox-decoded": ("yolox-decoded", blue_first, yolox_decoded),
+    "rtdetr": ("rtdetr", parts, rtdetr),
+    "rtdetr-queries": ("rtdetr", parts, rtdetr_queries),
+    "detr": ("detr", parts, detr),
+    "rf-detr": ("rf-detr", normal, rf_detr),
+    "rf-detr-segment": ("rf-detr-segment", normal, rf_detr),
+}
+
+
+def outputs_as_exported(model, kind, frames):
+    """The outputs of all frames by name, of the file without anything of ours."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    numbers = FAMILIES[kind][1](frames.astype(np.float32)).transpose(0, 3, 1, 2).astype(np.float32)
+    given = {session.get_inputs()[0].name: np.ascontiguousarray(numbers)}
+    if kind == "detr":
+        given["orig_target_sizes"] = np.full((len(frames), 2), frames.shape[1:3], np.int64)
+    return dict(zip([output.name for output in session.get_outputs()], session.run(None, given), strict=True))

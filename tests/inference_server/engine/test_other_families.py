@@ -2,7 +2,6 @@
 
 import detr_heads
 import numpy as np
-import onnxruntime
 import plain_heads
 import pytest
 
@@ -10,22 +9,8 @@ from inference_server.detection import Options, place
 from inference_server.engine import Device, load
 from inference_server.errors import ModelRefused
 
-COUNT, SIZE = 208, 64
+COUNT, SIZE = 208, detr_heads.SIZE
 SOURCES = [(64, 64), (128, 96), (75, 133), (61, 30), (40, 57)]
-MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
-
-# The family as which a file is recognised, how a picture's bytes become its input, and what its outputs mean.
-FAMILIES = {
-    "yolov5": ("yolov5", lambda rgb: rgb / 255, plain_heads.yolov5),
-    "yolov5-raw": ("yolov5", lambda rgb: rgb / 255, plain_heads.yolov5),
-    "yolox": ("yolox", lambda rgb: rgb[..., ::-1], plain_heads.yolox),
-    "yolox-decoded": ("yolox-decoded", lambda rgb: rgb[..., ::-1], plain_heads.yolox_decoded),
-    "rtdetr": ("rtdetr", lambda rgb: rgb / 255, plain_heads.rtdetr),
-    "rtdetr-queries": ("rtdetr", lambda rgb: rgb / 255, plain_heads.rtdetr_queries),
-    "detr": ("detr", lambda rgb: rgb / 255, plain_heads.detr),
-    "rf-detr": ("rf-detr", lambda rgb: (rgb / 255 - MEAN) / STD, plain_heads.rf_detr),
-    "rf-detr-segment": ("rf-detr-segment", lambda rgb: (rgb / 255 - MEAN) / STD, plain_heads.rf_detr),
-}
 
 
 def pictures(count, seed=3):
@@ -35,24 +20,14 @@ def pictures(count, seed=3):
     return np.clip(patches + random.normal(0, 12, patches.shape), 0, 255).astype(np.uint8)
 
 
-def outputs_as_exported(model, kind, frames):
-    """The outputs of all frames by name, of the file without anything of ours."""
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    numbers = FAMILIES[kind][1](frames.astype(np.float32)).transpose(0, 3, 1, 2).astype(np.float32)
-    given = {session.get_inputs()[0].name: np.ascontiguousarray(numbers)}
-    if kind == "detr":
-        given["orig_target_sizes"] = np.full((len(frames), 2), SIZE, np.int64)
-    return dict(zip([output.name for output in session.get_outputs()], session.run(None, given), strict=True))
-
-
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", plain_heads.FAMILIES)
 def test_objects_are_those_of_plain_loops_on_the_file_as_exported(loaded, kind):
-    name, _, plain = FAMILIES[kind]
+    name, _, plain = plain_heads.FAMILIES[kind]
     model = detr_heads.build(kind)
     served = loaded(model)
     assert (served.family.name, served.max_batch) == (name, 8)
     frames = pictures(COUNT)
-    outputs = outputs_as_exported(model, kind, frames)
+    outputs = plain_heads.outputs_as_exported(model, kind, frames)
     options = Options(confidence_threshold=0.5, iou_threshold=0.5)
     count = 0
     for start in range(0, COUNT, served.max_batch):
@@ -69,7 +44,7 @@ def test_objects_are_those_of_plain_loops_on_the_file_as_exported(loaded, kind):
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", plain_heads.FAMILIES)
 def test_a_known_object_is_found_where_it_is(loaded, kind, batch):
     """A green block of 16 pixels, in a file that takes so many pictures at once."""
     served = loaded(detr_heads.build(kind, batch=batch))
@@ -83,7 +58,12 @@ def test_a_known_object_is_found_where_it_is(loaded, kind, batch):
 
 
 DECLARED = ("yolov5", "yolox", "rtdetr", "detr", "rf-detr", "rf-detr-segment", "yolo-detect")
-WRONG = [(kind, name) for kind in FAMILIES if "yolox" not in kind for name in DECLARED if name != FAMILIES[kind][0]]
+WRONG = [
+    (kind, declared)
+    for kind, (family, _, _) in plain_heads.FAMILIES.items()
+    for declared in DECLARED
+    if declared != family and "yolox" not in kind
+]
 
 
 @pytest.mark.parametrize(("kind", "declared"), WRONG)

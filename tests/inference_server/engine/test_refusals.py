@@ -169,7 +169,7 @@ def test_no_metadata_and_a_shape_that_says_nothing(refusal, small_detector):
     del model.metadata_props[:]
     reason = refusal(model)
     assert "no metadata key 'names'" in reason
-    assert "Set metadata.attributes.videoai.family to one of them or to tensors" in reason
+    assert "set metadata.attributes.videoai.family to one of them or to tensors" in reason
 
 
 def test_everything_left_open(refusal, small_detector):

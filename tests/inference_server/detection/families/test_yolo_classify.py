@@ -50,10 +50,9 @@ def test_what_is_no_number_is_no_class(ask):
 
 def test_outputs_that_are_no_probabilities_are_refused(family):
     family.check({"output0": np.array(SCORES, np.float16)})
-    with pytest.raises(ModelRefused, match="expected probabilities, with the softmax in the graph; they add up to 8"):
-        family.check({"output0": np.ones(8, np.float32)})
-    for scores in ([2, -1, 0, 0, 0, 0, 0, 0], [np.inf, -np.inf, 0, 0, 0, 0, 0, 0]):
-        with pytest.raises(ModelRefused, match=r"expected scores in 0\.\.1"):
+    beyond = [[2, -1, 0, 0, 0, 0, 0, 0], [np.inf, -np.inf, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1]]
+    for scores in beyond:
+        with pytest.raises(ModelRefused, match=r"expected probabilities, .*leave the softmax out of the graph"):
             family.check({"output0": np.array(scores, np.float32)})
     with pytest.raises(ModelRefused, match=r"expected \(8,\) for each frame, got \(9,\)"):
         family.check({"output0": np.full(9, 1 / 9, np.float32)})

@@ -27,15 +27,18 @@ FILES = {
         "yolo-detect-end2end",
     ),
     "end to end, any size": ((None, 300, None), {"task": "detect", "end2end": "True"}, "yolo-detect-end2end"),
+    "end to end, shape hidden": ((None, None, None), {"task": "detect", "end2end": "True"}, "yolo-detect-end2end"),
     "end to end, any size, 8.3": ((None, 300, None), {"task": "detect"}, "yolo-detect-end2end"),
     "nms=True": ((1, 300, 6), {"task": "detect", "end2end": "False", "args": NMS}, "yolo-detect-end2end"),
     "segment": (((1, 116, 8400), PROTOTYPES), {"task": "segment"}, "yolo-segment"),
     "segment, any size": (((None, 116, None), (None, 32, None, None)), {"task": "segment"}, "yolo-segment"),
+    "segment, shape hidden": (((None, None, None), (None, 32, None, None)), {"task": "segment"}, "yolo-segment"),
     "segment, end to end": (((1, 300, 38), PROTOTYPES), {"task": "segment"}, "yolo-segment-end2end"),
     "segment, nms=True": (((1, 300, 38), PROTOTYPES), {"task": "segment", "args": NMS}, "yolo-segment-end2end"),
     "pose": ((1, 56, 8400), {"task": "pose", "names": ONE, **POSE}, "yolo-pose"),
     "pose, 80 classes": ((1, 135, 8400), {"task": "pose", **POSE}, "yolo-pose"),
     "pose, no task": ((1, 135, 8400), POSE, "yolo-pose"),
+    "pose, shape hidden": ((None, None, None), {"task": "pose", **POSE}, "yolo-pose"),
     "pose, end to end": ((1, 300, 57), {"task": "pose", "end2end": "True", **POSE}, "yolo-pose-end2end"),
     "obb": ((1, 85, 8400), {"task": "obb"}, "yolo-obb"),
     "obb, no task": ((1, 85, 8400), {}, "yolo-obb"),
@@ -51,6 +54,7 @@ FILES = {
         {"task": "detect", "head": "RTDETRDecoder", "end2end": "False", "args": "{'nms': None}"},
         "rtdetr",
     ),
+    "RT-DETR, shape hidden": ((None, None, None), {"task": "detect", "description": "Ultralytics rtdetr-l"}, "rtdetr"),
     "RT-DETR that says less": ((1, 300, 6), {"task": "detect", "head": "RTDETRDecoder"}, "rtdetr"),
     "RT-DETR, 8.3": ((1, 300, 84), {"task": "detect", "description": "Ultralytics rtdetr-l model"}, "rtdetr"),
     "RT-DETR, two classes, 8.3": (
@@ -106,7 +110,7 @@ REFUSED = {
     "segments without prototypes": ((1, 116, 8400), {"task": "segment"}, "expected two outputs"),
     "other scores of classes": ((1, 80), {}, "no metadata key 'task', expected 'classify'"),
     "other classes": ((1, 81), {"task": "classify"}, r"expected float32 or float16 \(batch, 80\)"),
-    "a task of its own": ((1, 19, 640, 640), {"task": "semantic"}, "task: expected detect, got semantic"),
+    "a task of its own": ((1, 19, 640, 640), {"task": "semantic"}, "for another task than semantic"),
 }
 
 

@@ -110,7 +110,7 @@ def test_a_declared_family_takes_any_number_of_anchors():
     open_file = file((1, None, None), names=None)
     family = recognise(open_file, Settings(family="yolov5"))
     family.check({"output0": np.zeros((77, 12), np.float32)})
-    with pytest.raises(ModelRefused, match=r"expected \(anchors, 6\) for each frame, got \(77, 5\)"):
+    with pytest.raises(ModelRefused, match=r"expected \(anchors, 5 \+ classes\) for each frame, got \(77, 5\)"):
         family.check({"output0": np.zeros((77, 5), np.float32)})
 
 
@@ -120,6 +120,7 @@ def test_a_declared_family_takes_any_number_of_anchors():
         (np.zeros((84, 9)), r"expected \(252 or 255, 9\) for each frame, got \(84, 9\)"),
         (np.zeros((252, 8)), r"got \(252, 8\)"),
         (np.zeros(252), r"got \(252,\)"),
+        (np.zeros(()), r"got \(\)"),
         (np.full((252, 9), 3.0), r"expected scores in 0..1, got 3..3"),
     ],
 )

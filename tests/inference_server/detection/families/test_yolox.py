@@ -122,7 +122,7 @@ def test_a_declared_family_waits_for_the_output():
     family = recognise(file((None, None, None)), Settings(family="yolox"))
     assert family.class_names == ()
     family.check({"output": np.zeros((CELLS, 9), np.float32)})
-    with pytest.raises(ModelRefused, match=r"expected \(126, 9\) for each frame, got \(84, 9\)"):
+    with pytest.raises(ModelRefused, match=r"expected \(126, 5 \+ classes\) for each frame, got \(84, 9\)"):
         family.check({"output": np.zeros((84, 9), np.float32)})
     with pytest.raises(ModelRefused, match=r"expected scores in 0..1"):
         family.check({"output": np.full((CELLS, 9), -3, np.float32)})
