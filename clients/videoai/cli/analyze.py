@@ -36,7 +36,7 @@ _FIELDS = frozenset(VideoOptions.__optional_keys__)
 @click.argument("video", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--model", "model_name", default="", metavar="NAME", help="Model to run; needed if several are served.")
 @click.option("--json", "json_path", metavar="FILE", help='Write a line of JSON for each frame; "-": to stdout.')
-@click.option("--save-video", type=NEW_FILE, help="Write an MP4 with boxes drawn in.")
+@click.option("--save-video", type=NEW_FILE, help="Write an MP4 with what was found drawn in.")
 @click.option("--stride", type=click.IntRange(min=1), help="Analyse every n-th frame only.")
 @click.option("--fps", "frames_per_second", type=POSITIVE, help="At most so many frames/s.")
 @click.option("--start", "start_seconds", type=SECONDS, help="Leave out what comes before, in seconds.")
@@ -112,7 +112,7 @@ def _save(video: Path, results: list[inference_pb2.FrameResult], destination: Pa
     from videoai.annotating import save_video
 
     try:
-        with Console(stderr=True).status(Text(f"drawing boxes into {destination.name}")):
+        with Console(stderr=True).status(Text(f"drawing into {destination.name}")):
             save_video(video, results, destination)
     except ValueError as error:
         raise click.ClickException(f"--save-video: {error}") from None
