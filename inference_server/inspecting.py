@@ -17,13 +17,13 @@ TEXT_SHOWN = 100
 
 def tell(found: Inspection) -> None:
     """Print what was found, section by section, and the verdict last."""
-    output.print_pairs((name, plain(value)) for name, value in _pairs(found))
+    output.print_pairs((name, output.plain(value)) for name, value in _pairs(found))
     if found.signature is not None:
         output.print_pairs(_parts(found.signature))
     if found.candidates:
-        families = [(item.kind.name, "fits" if item.family else plain(item.reason)) for item in found.candidates]
+        families = [(item.kind.name, "fits" if item.family else output.plain(item.reason)) for item in found.candidates]
         output.print_table(None, ("FAMILY", "WHY NOT"), families)
-    verdict = f"would be refused: {plain(found.refusal)}" if found.refusal else "would be served"
+    verdict = f"would be refused: {output.plain(found.refusal)}" if found.refusal else "would be served"
     output.print_pairs([("verdict", verdict)])
 
 
@@ -56,14 +56,9 @@ def as_dict(found: Inspection) -> dict[str, Any]:
     }
 
 
-def plain(text: object) -> str:
-    """Text that moves no cursor: a file may hold any characters."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in str(text))
-
-
 def short(text: str) -> str:
     """The beginning of a long text."""
-    return plain(text if len(text) <= TEXT_SHOWN else f"{text[:TEXT_SHOWN]}… ({len(text)} characters)")
+    return output.plain(text if len(text) <= TEXT_SHOWN else f"{text[:TEXT_SHOWN]}… ({len(text)} characters)")
 
 
 def _pairs(found: Inspection) -> Iterator[tuple[str, object]]:
@@ -118,8 +113,8 @@ def _sentence(picture: PictureInput) -> str:
 
 
 def _parts(signature: GraphSignature) -> Iterator[tuple[str, str]]:
-    yield from (("input", plain(tensor)) for tensor in listed(signature.inputs))
-    yield from (("output", plain(tensor)) for tensor in listed(signature.outputs))
+    yield from (("input", output.plain(tensor)) for tensor in listed(signature.inputs))
+    yield from (("output", output.plain(tensor)) for tensor in listed(signature.outputs))
     pairs = (f"{short(key)} = {short(value)}" for key, value in sorted(signature.metadata.items()))
     yield from (("metadata", text) for text in listed(pairs))
 

@@ -126,9 +126,9 @@ def from_metadata(metadata: pb.ModelMetadata) -> dict[str, Any]:
 
 
 def check_text(field: str, value: str, *, least: int = 0) -> str:
-    """A string of at most MAX_TEXT characters."""
-    if not least <= len(value) <= MAX_TEXT:
-        raise InvalidField(field, f"{least} to {MAX_TEXT} characters", value)
+    """A string of at most MAX_TEXT characters, all of them such that can be printed."""
+    if not least <= len(value) <= MAX_TEXT or not value.isprintable():
+        raise InvalidField(field, f"{least} to {MAX_TEXT} printable characters", value)
     return value
 
 

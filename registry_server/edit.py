@@ -7,13 +7,14 @@ edit at once. Servers go on meanwhile, for an edit may take an hour; what they c
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
 import click
 
 from registry_server.document import dump
-from registry_server.errors import ChangedMeanwhile, RegistryFileInvalid
+from registry_server.errors import ChangedMeanwhile, RegistryFileInvalid, StorageUnavailable
 from registry_server.json_storage import JsonFileStorage
 
 EMPTY = dump({"models": []})
@@ -39,6 +40,10 @@ def edit(storage: JsonFileStorage) -> str:
                 click.echo(f"{place}{error.reason}", err=True)
                 if not _again("Edit it again, or quit and change nothing?"):
                     return "nothing was changed"
+            except StorageUnavailable as error:
+                click.echo(f"{error}; your text is kept in {_kept(text)}", err=True)
+                if not _again("Edit it again and save it once more, or quit?"):
+                    return "given up"
             except ChangedMeanwhile:
                 click.echo(f"the registry changed while you edited it; your text is kept in {_kept(text)}", err=True)
                 if not _again("Edit the registry as it is now, or quit and change nothing?"):
@@ -50,7 +55,12 @@ def edit(storage: JsonFileStorage) -> str:
 
 
 def _edited(copy: Path) -> bytes:
-    click.edit(filename=os.fspath(copy))
+    # Ctrl-C is for the editor, which shares the terminal; it may mean anything there.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        click.edit(filename=os.fspath(copy))
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         return copy.read_bytes()
     except OSError as error:

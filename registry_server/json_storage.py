@@ -105,6 +105,7 @@ class JsonFileStorage:
             raise StorageUnavailable(f"somebody else is editing {self._path}; nothing was changed") from None
         except (OSError, NotImplementedError) as error:
             raise StorageUnavailable(f"cannot lock {lock.lock_file}: {error}") from error
+        self._share(lock.lock_file)
         try:
             yield
         finally:
@@ -229,6 +230,17 @@ class JsonFileStorage:
             ) from None
         except (OSError, NotImplementedError) as error:
             raise StorageUnavailable(f"cannot lock {self._beyond.lock_file}: {error}") from error
+        self._share(self._beyond.lock_file)
+
+    def _share(self, lock_file: str) -> None:
+        """Give a lock file that root has made to whoever has the registry: their servers must be able to lock it."""
+        if os.geteuid() != 0:
+            return
+        with suppress(OSError):
+            owner = (self._path if self._path.exists() else self._path.parent).stat()
+            made = Path(lock_file).stat()
+            if made.st_uid == 0 and (owner.st_uid, owner.st_gid) != (made.st_uid, made.st_gid):
+                os.chown(lock_file, owner.st_uid, owner.st_gid)
 
     def _replace(self, data: bytes) -> None:
         try:

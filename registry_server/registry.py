@@ -63,9 +63,9 @@ class Registry:
         self._waiting: list[_Waiting] = []
         self._writer: asyncio.Task[None] | None = None
         self._listeners: list[Listener] = []
-        self._problem_listeners: list[Callable[[RegistryFileInvalid | None], None]] = []
-        self.problem: RegistryFileInvalid | None = None
-        """What is wrong with the file now; reads go on from the last good state, changes are refused."""
+        self._problem_listeners: list[Callable[[RegistryError | None], None]] = []
+        self.problem: RegistryError | None = None
+        """Why the stored registry cannot be read now; reads go on from the last good state, changes fail."""
         self._unreachable = ""
         metrics.show(state)
 
@@ -82,7 +82,7 @@ class Registry:
         """Have `listener` called, in the event loop, with each new state, before the change is answered."""
         self._listeners.append(listener)
 
-    def listen_for_problems(self, listener: Callable[[RegistryFileInvalid | None], None]) -> None:
+    def listen_for_problems(self, listener: Callable[[RegistryError | None], None]) -> None:
         """Have `listener` called, in the event loop, whenever `problem` comes, changes or goes."""
         self._problem_listeners.append(listener)
 
@@ -231,6 +231,7 @@ class Registry:
         except StorageUnavailable as error:
             if str(error) != self._unreachable:
                 log.warning("cannot look at the stored registry; serving the last good state", reason=str(error))
+                self._tell(error)
             self._unreachable = str(error)
             return True
         self._unreachable = ""
@@ -258,7 +259,7 @@ class Registry:
             log.info("registry file can be read again")
             self._tell(None)
 
-    def _tell(self, problem: RegistryFileInvalid | None) -> None:
+    def _tell(self, problem: RegistryError | None) -> None:
         self.problem = problem
         metrics.DEGRADED.set(problem is not None)
         for listener in self._problem_listeners:

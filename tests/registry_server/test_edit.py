@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from videoai.registry.v1 import registry_pb2 as pb
 
 Edit = Callable[..., "subprocess.Popen[str]"]
@@ -28,7 +29,7 @@ def edit(example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.delenv("VISUAL", raising=False)
 
-    def run(*scripts: str, program: str = "registry_server") -> subprocess.Popen[str]:
+    def run(*scripts: str, program: str = "registry_server", flags: Sequence[str] = ()) -> subprocess.Popen[str]:
         for number, script in enumerate(scripts):
             (tmp_path / f"todo-{number}").write_text(script)
         editor = tmp_path / "editor"
@@ -38,7 +39,7 @@ def edit(example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
         )
         editor.chmod(0o755)
         arguments = ["edit"] if program == "registry_server" else ["models", "edit"]
-        flags = ["--root", str(example.path)]
+        flags = ["--root", str(example.path), *flags]
         command = [*flags, *arguments] if program == "registry_server" else [*arguments, *flags]
         return subprocess.Popen(
             [sys.executable, "-m", program, *command],
@@ -143,16 +144,35 @@ def test_two_cannot_edit_at_once(example: Any, edit: Edit, tmp_path: Path) -> No
     assert "was replaced" in first.communicate(timeout=60)[0]
 
 
-def test_an_interrupt_leaves_nothing_behind(example: Any, edit: Edit, tmp_path: Path) -> None:
-    before = example.text()
+def test_an_interrupt_is_the_editors(example: Any, edit: Edit, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "go")
-    running = edit(f"read line < {tmp_path}/go")
-    with (tmp_path / "go").open("w"):
+    running = edit(f"read line < {tmp_path}/go; {sed(DESCRIPTION)}")
+    with (tmp_path / "go").open("w") as go:
         running.send_signal(signal.SIGINT)
-        running.wait(60)
-    running.communicate(timeout=60)  # the editor has its end of the pipes until then
-    assert running.returncode == 1
-    assert (example.text(), leftovers(example, tmp_path)) == (before, [])
+        go.write("\n")
+    out, _ = running.communicate(timeout=60)
+    assert (running.returncode, "was replaced" in out) == (0, True)
+    assert "First YOLOv8" in example.text()
+
+
+def test_what_cannot_be_put_in_place_is_kept(example: Any, edit: Edit, tmp_path: Path) -> None:
+    before = example.text()
+    with FileLock(f"{example.file}.lock"):
+        out, err = (running := edit(sed(DESCRIPTION), flags=["--lock-timeout", "0.1"])).communicate("q\n", timeout=60)
+    assert (running.returncode, out, example.text()) == (0, "given up\n", before)
+    assert f"another process has held {example.file}.lock" in err
+    (kept,) = leftovers(example, tmp_path)
+    assert kept in err
+    assert "First YOLOv8" in (tmp_path / "tmp" / kept).read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root edits what belongs to others")
+def test_roots_locks_are_for_the_owner_of_the_registry(example: Any, edit: Edit) -> None:
+    os.chown(example.file, 65534, 65534)
+    edit(sed(DESCRIPTION)).communicate(timeout=60)
+    locks = [path for path in example.file.parent.iterdir() if path.suffix == ".lock"]
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in [example.file, *locks]} == {(65534, 65534)}
+    assert len(locks) == 2
 
 
 def test_a_database_is_no_text(example: Any) -> None:

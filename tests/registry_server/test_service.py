@@ -372,7 +372,8 @@ async def test_activations_are_told_newest_first(root: Any, client: Any, fails: 
     (newest,) = await activations(client, "m", limit=1)
     assert newest.timestamp.ToDatetime() == back.model.activation_timestamp.ToDatetime()
     too_long = client.activate("m", 2, requested_by="x" * 129)
-    assert "requested_by: expected 0 to 128 characters" in await fails(too_long, Code.INVALID_ARGUMENT)
+    assert "requested_by: expected 0 to 128 printable" in await fails(too_long, Code.INVALID_ARGUMENT)
+    await fails(client.activate("m", 2, requested_by="ann\x1b[2J"), Code.INVALID_ARGUMENT)
 
 
 async def test_an_edit_is_an_activation_that_nobody_called_for(serve: Any, example: Any) -> None:
@@ -410,3 +411,16 @@ async def test_a_registry_that_cannot_be_read_says_so_until_it_is_mended(serve: 
             await asyncio.sleep(0.01)
         assert (await writes.read()).status == health_pb2.HealthCheckResponse.SERVING
         await client.activate("yolov8n-coco", 2)
+
+
+async def test_a_registry_that_cannot_be_reached_says_so(serve: Any, example: Any) -> None:
+    async with serve(example) as client:
+        aside = example.file.rename(example.file.with_suffix(".aside"))
+        example.file.mkdir()
+        while "Is a directory" not in (await client.stub.GetRegistryState(pb.GetRegistryStateRequest())).problem:
+            await asyncio.sleep(0.01)
+        assert (await client.production("yolov8n-coco")).model.version == 1
+        example.file.rmdir()
+        aside.rename(example.file)
+        while (await client.stub.GetRegistryState(pb.GetRegistryStateRequest())).problem:
+            await asyncio.sleep(0.01)

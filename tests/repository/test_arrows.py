@@ -53,7 +53,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     ),
     "os.environ": ("videoai", "inference_server.video.processes", "demo"),
     # The servers' signals are server_kit's; the decoder's workers are processes of their own.
-    "signal": ("server_kit", "inference_server.video", "demo"),
+    "signal": ("server_kit", "inference_server.video", "registry_server.edit", "demo"),
 }
 # A corrupt ONNX file shows itself as protobuf's error: no type of the wire.
 EXCEPTIONS = {("registry_server.onnx_files", "google.protobuf"), ("inference_server.engine.graph", "google.protobuf")}

@@ -128,8 +128,9 @@ def activate(
     rollback_on_failure: bool,
 ) -> None:
     """Put VERSION of NAME into production."""
-    if rollback_on_failure and not wait:
-        raise click.UsageError("--rollback-on-failure needs --wait")
+    for flag, given in (("--rollback-on-failure", rollback_on_failure), ("--replicas", replicas)):
+        if given and not wait:
+            raise click.UsageError(f"{flag} needs --wait")
     with settings.registry_client() as registry:
         answer = registry.activate(name, version, expected_production_version=expect, requested_by=by)
         if wait:
@@ -148,6 +149,8 @@ def rollback(
     settings: Settings, /, name: str, by: str, wait_timeout: float, replicas: int | None, *, wait: bool
 ) -> None:
     """Put the version back into production that was there before."""
+    if replicas and not wait:
+        raise click.UsageError("--replicas needs --wait")
     with settings.registry_client() as registry:
         answer = registry.rollback(name, requested_by=by)
         if wait:

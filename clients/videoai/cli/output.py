@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +45,18 @@ def to_dict(message: Message) -> dict[str, Any]:
 
 def print_json(value: Message | dict[str, Any]) -> None:
     """Print one JSON value on standard output."""
-    click.echo(json.dumps(value if isinstance(value, dict) else to_dict(value), ensure_ascii=False, indent=2))
+    click.echo(_json(value if isinstance(value, dict) else to_dict(value), indent=2))
 
 
 def one_line(message: Message) -> str:
     """Return one JSON value on a line of its own."""
-    return json.dumps(to_dict(message), ensure_ascii=False) + "\n"
+    return _json(to_dict(message)) + "\n"
+
+
+def _json(value: dict[str, Any], indent: int | None = None) -> str:
+    """Write readable JSON; of the control characters JSON itself escapes only those below a space."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -107,6 +114,11 @@ def word(enum_name: str, prefix: str) -> str:
     return enum_name.removeprefix(prefix).lower().replace("_", " ")
 
 
+def plain(text: object) -> str:
+    """Write text that moves no cursor: what comes from files and other people may hold any characters."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in str(text))
+
+
 def _cell(value: object) -> Text:
-    text = str(value) if value not in ("", None) else NONE
+    text = plain(value) if value not in ("", None) else NONE
     return Text(text, style=STYLES.get(text, ""))
