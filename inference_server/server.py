@@ -23,6 +23,7 @@ from inference_server.service import Identity, InferenceService
 from inference_server.serving import ServedModels
 from inference_server.settings import Settings
 from inference_server.state import StateFile
+from inference_server.tensors import Regions, TensorService, add_to
 from inference_server.video import DecoderPool, DecoderSettings
 from inference_server.watcher import Watcher
 from server_kit import background
@@ -65,6 +66,9 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
         pipeline = Pipeline(models, pool, settings.max_streams)
         identity = Identity(settings.instance_id, settings.registry, lambda: watcher.connected)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(pipeline, models, identity), server)
+        regions = Regions(settings.shared_memory)
+        stack.callback(regions.close)
+        add_to(server, TensorService(models, regions))
         await stack.enter_async_context(watcher.running())
         await stack.enter_async_context(background.running(_end_streams(pipeline, health, settings.grace_seconds)))
         if settings.fail_without_model:

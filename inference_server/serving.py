@@ -90,6 +90,8 @@ class ServedModel:
     cleared: bool = False
     frames_answered: int = 0
     frames_failed: int = 0
+    requests_answered: int = 0
+    requests_failed: int = 0
     swaps: int = 0
     running: Running | None = None
     executor: ThreadPoolExecutor = field(init=False)

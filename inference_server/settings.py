@@ -38,6 +38,7 @@ class Settings:
     max_batch: int
     spool_folder: Path
     max_spool_bytes: int
+    shared_memory: str | None
     grace_seconds: float
 
 
@@ -127,6 +128,12 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=2 * 2**30,
             show_default=True,
             help="Largest such video, in bytes.",
+        ),
+        _option(
+            "--shared-memory",
+            metavar="PREFIX",
+            help="Let callers on this machine send tensors in POSIX shared memory whose name begins with PREFIX; /"
+            " allows any name. Not allowed by default.",
         ),
     )
     for decorate in reversed(decorators):

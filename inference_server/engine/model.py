@@ -15,7 +15,8 @@ from inference_server.engine.device import SESSION_ERRORS, Device, open_session
 from inference_server.engine.graph import ModelVersion, read_model, signature_of
 from inference_server.engine.preprocessing import compose
 from inference_server.engine.session import ORT_ERRORS, Session, explain, release_free_memory
-from inference_server.errors import ModelRefused
+from inference_server.engine.tensors import Ports, Tensors, ports_of, samples, widen_bfloat16
+from inference_server.errors import InferenceFailed, ModelRefused, TensorsOnly
 
 log = structlog.get_logger(__name__)
 
@@ -28,11 +29,18 @@ class LoadedModel:
 
     `max_batch` is how many frames `run` takes at once, `device` is "cpu" or "cuda:N", `provider` is what ONNX Runtime
     reports for the session, and `version.sha256` is always that of the file that was loaded. `defaults` are the options
-    of requests that leave them open.
+    of requests that leave them open; `ports` are the tensors by which `infer` feeds and reads it.
     """
 
     def __init__(
-        self, version: ModelVersion, family: Family, defaults: Options, session: Session, device: Device, max_batch: int
+        self,
+        version: ModelVersion,
+        family: Family,
+        defaults: Options,
+        session: Session,
+        device: Device,
+        max_batch: int,
+        ports: Ports,
     ) -> None:
         self.version = version
         self.family = family
@@ -40,6 +48,7 @@ class LoadedModel:
         self.device = str(device)
         self.provider: str = session.get_providers()[0]
         self.max_batch = max_batch
+        self.ports = ports
         self._session: Session | None = session
         self._input: str = session.get_inputs()[0].name
         self._outputs: list[str] = [output.name for output in session.get_outputs()]
@@ -51,7 +60,9 @@ class LoadedModel:
 
     @property
     def layout(self) -> Layout:
-        """The picture that frames must be."""
+        """The picture that frames must be. Raises TensorsOnly for a model that takes none."""
+        if self.family.picture is None:
+            raise TensorsOnly(f"{self.version.model_name} version {self.version.version}")
         return self.family.picture.layout
 
     def run(self, frames: Sequence[Frame]) -> list[Outputs]:
@@ -65,6 +76,19 @@ class LoadedModel:
             raise ValueError(f"frames: expected 1..{self.max_batch}, got {len(frames)}")
         return self._split(self._run(self._stack(frames)), len(frames))
 
+    def infer(self, tensors: Tensors, outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """The named outputs for one set of inputs, past all that is done for pictures. Blocks, as `run`.
+
+        `tensors` are as `ports` says; bfloat16 is float32 here, and strings are `str` objects. On the CPU they are read
+        where they lie. Raises InvalidField for wrong ones, InferenceFailed where the model does not run with them.
+        """
+        feeds = self.ports.feed(tensors)
+        try:
+            arrays: list[NDArray[Any]] = self._open().run(list(outputs), feeds)
+        except ORT_ERRORS as error:
+            raise InferenceFailed(explain(error)) from error
+        return arrays
+
     def close(self) -> None:
         """Free the session once no run uses it any more, and give its memory back to the system."""
         self._session = None
@@ -73,8 +97,12 @@ class LoadedModel:
     def rehearse(self) -> None:
         """Run every batch size that will be run, and look at what comes out. Raises ModelRefused.
 
-        A model that declares any batch size and yet fails for several frames runs them one by one.
+        A model that declares any batch size and yet fails for several frames runs them one by one. One that takes no
+        pictures is run with ones and zeros, and must take them unless its file leaves dimensions open.
         """
+        if self.family.picture is None:
+            self._rehearse_tensors()
+            return
         if self.family.picture.batch is not None:
             self._rehearse(self.max_batch)
             return
@@ -102,15 +130,29 @@ class LoadedModel:
             self.family.check(outputs)
             self.family.decode(outputs, place(layout, layout.width, layout.height), self.defaults)
 
+    def _rehearse_tensors(self) -> None:
+        names = [spec.name for spec in self.ports.outputs]
+        try:
+            try:
+                self.infer(samples(self.ports, 1), names)
+            except InferenceFailed:
+                self.infer(samples(self.ports, 0), names)
+        except InferenceFailed as error:
+            if all(spec.shape and None not in spec.shape for spec in self.ports.inputs):
+                raise ModelRefused(f"the model does not run: {error}") from error
+            log.warning("not rehearsed", reason=str(error), **_names(self.version))
+
     def _run(self, batch: Frame) -> list[NDArray[Any]]:
-        session = self._session
-        if session is None:
-            raise RuntimeError("the model is closed")
-        arrays: list[NDArray[Any]] = session.run(self._outputs, {self._input: batch})
+        arrays: list[NDArray[Any]] = self._open().run(self._outputs, {self._input: batch})
         return arrays
 
+    def _open(self) -> Session:
+        if self._session is None:
+            raise RuntimeError("the model is closed")
+        return self._session
+
     def _stack(self, frames: Sequence[Frame]) -> Frame:
-        fixed = self.family.picture.batch
+        fixed = self.family.picture.batch if self.family.picture is not None else None
         if len(frames) == 1 and fixed in (None, 1):
             return frames[0][None]
         batch = np.zeros((fixed or len(frames), *frames[0].shape), np.uint8)
@@ -129,15 +171,19 @@ def load(version: ModelVersion, device: Device, *, max_batch: int = 8) -> Loaded
     """
     model, sha256 = read_model(version)
     settings = read_settings(version.attributes)
-    family = recognise(signature_of(model), settings)
+    signature = signature_of(model)
+    family = recognise(signature, settings)
     defaults = replace(family.defaults, **settings.options)
-    compose(model, family.picture)
+    widen_bfloat16(model)
+    picture = family.picture
+    ports = ports_of(signature, picture, None if picture is None else compose(model, picture))
     try:
         session = open_session(model.SerializeToString(), device)
     except SESSION_ERRORS as error:
         raise ModelRefused(f"ONNX Runtime cannot run the model: {explain(error)}") from error
     version = replace(version, sha256=sha256)
-    loaded = LoadedModel(version, family, defaults, session, device, family.picture.batch or max_batch)
+    at_once = 1 if picture is None else picture.batch or max_batch
+    loaded = LoadedModel(version, family, defaults, session, device, at_once, ports)
     loaded.rehearse()
     log.info("model loaded", device=loaded.device, provider=loaded.provider, family=family.name, **_names(version))
     return loaded
