@@ -106,7 +106,9 @@ class DeadlinePassed(InferenceError):
 
 
 class Overloaded(InferenceError):
-    """A limit of this server is reached; the message names it."""
+    """A limit of this server is reached; the message names it. Callers are asked to wait so long before they retry."""
+
+    retry_after_seconds = 1.0
 
 
 class ShuttingDown(InferenceError):
