@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import grpc
 import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 from videoai.inference.v1 import inference_pb2 as pb
 from videoai.inference.v1 import inference_pb2_grpc
@@ -113,7 +114,14 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             registry_connected=self._identity.registry_connected(),
             models=[_served(model) for model in self._models],
             active_streams=self._pipeline.active_streams,
+            current_timestamp=_now(),
         )
+
+
+def _now() -> Timestamp:
+    now = Timestamp()
+    now.GetCurrentTime()
+    return now
 
 
 async def _config(requests: AsyncIterator[pb.AnalyzeVideoRequest]) -> pb.AnalyzeConfig:
