@@ -69,6 +69,8 @@ class Overloaded(InferenceError):
 class QueueFull(InferenceError):
     """So much waits for the model that more would only wait longer; another replica, or this one later, can answer."""
 
+    retry_after_seconds = 0.1
+
     def __init__(self, model_name: str, limit: int) -> None:
         super().__init__(f"max-queue: {limit} rows wait for model {model_name!r}, the limit of this server; try again")
 
