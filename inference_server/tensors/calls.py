@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
-from numpy.typing import NDArray
 from videoai.open_inference.v2 import open_inference_pb2 as pb
 
-from inference_server.errors import DeadlinePassed, InvalidField, NotSupported, VersionNotRunning
-from inference_server.serving import Lease, Running, ServedModel, ServedModels
-from inference_server.tensors.convert import Call, read_call, write_response
+from inference_server.errors import DeadlinePassed, InvalidField, NotSupported, TimedOut, VersionNotRunning
+from inference_server.fair_queue import Turn
+from inference_server.serving import Lease, Running, ServedModels
+from inference_server.tensors.convert import read_call, write_response
 from inference_server.tensors.messages import InferRequest, InferResponse
 from inference_server.tensors.shared_memory import Regions
 from inference_server.tensors.statistics import AllStatistics, Timing
@@ -42,22 +40,14 @@ def read_version(version: str) -> int | None:
     return int(version)
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """How a request is to be treated: larger `priority` first, given up `timeout` seconds after it came."""
-
-    priority: int = 0
-    timeout: float | None = None
-
-
-def read_wish(request: pb.ModelInferRequest) -> Wish:
-    """What the parameters ask for. Raises InvalidField, NotSupported."""
+def read_turn(request: pb.ModelInferRequest, caller: str) -> Turn:
+    """When the parameters let a request have its turn. Raises InvalidField, NotSupported."""
     for name in SEQUENCE:
-        if name in request.parameters and _value(request, name):
+        if _value(request, name):
             raise NotSupported(f"parameters: {name} is not supported: each request is answered by itself")
     priority, timeout = (_whole(request, name) for name in ("priority", "timeout"))
     # 1 is the highest, and requests that name none go with those that say 2.
-    return Wish(2 - priority if priority else 0, timeout / MICROSECONDS if timeout else None)
+    return Turn(caller, 2 - priority if priority else 0, monotonic() + timeout / MICROSECONDS if timeout else None)
 
 
 class Calls:
@@ -68,14 +58,14 @@ class Calls:
         self._regions = regions
         self.statistics = AllStatistics()
 
-    async def answer(self, request: InferRequest) -> InferResponse:
-        """Answer one request by one version. Raises what the domain raises."""
+    async def answer(self, request: InferRequest, caller: str) -> InferResponse:
+        """Answer one request by one version; callers take turns. Raises what the domain raises."""
         message = request.message
         served = self._models.find(message.model_name)
         with lease(self._models, message.model_name, message.model_version) as running:
             started = perf_counter()
             try:
-                response = await self._answer(request, served, running, started)
+                response = await self._answer(request, running, caller, started)
             except Exception:
                 self.statistics.of(running).failed(perf_counter() - started)
                 served.requests_failed += 1
@@ -83,35 +73,23 @@ class Calls:
             served.requests_answered += 1
             return response
 
-    async def _answer(
-        self, request: InferRequest, served: ServedModel, running: Running, started: float
-    ) -> InferResponse:
-        wish = read_wish(request.message)
+    async def _answer(self, request: InferRequest, running: Running, caller: str, started: float) -> InferResponse:
+        turn = read_turn(request.message, caller)
         call = read_call(request, running.model, self._regions)
         read = perf_counter()
-        arrays, began, ended = await _run(served, running, call, wish)
-        response = write_response(request.message, running.model, call, arrays)
+        try:
+            answer = await running.batcher.submit_tensors(call.inputs, call.rows, outputs=call.outputs, turn=turn)
+        except DeadlinePassed as error:
+            raise TimedOut(str(error)) from None
+        ran = perf_counter()
+        response = write_response(request.message, running.model, call, answer.outputs)
         done = perf_counter()
-        timing = Timing(call.rows, read - started, began - read, ended - began, done - ended, done - started)
-        self.statistics.of(running).answered(timing)
+        self.statistics.of(running).answered(
+            Timing(
+                call.rows, read - started, answer.queue_seconds, answer.inference_seconds, done - ran, done - started
+            )
+        )
         return response
-
-
-async def _run(
-    served: ServedModel, running: Running, call: Call, wish: Wish
-) -> tuple[dict[str, NDArray[Any]], float, float]:
-    """The outputs, when the session began and when it ended."""
-    queued = perf_counter()
-
-    def run() -> tuple[dict[str, NDArray[Any]], float, float]:
-        began = perf_counter()
-        if wish.timeout is not None and began - queued > wish.timeout:
-            raise DeadlinePassed("its timeout passed while it waited for the session")
-        arrays = running.model.infer(call.inputs, call.outputs)
-        return dict(zip(call.outputs, arrays, strict=True)), began, perf_counter()
-
-    # The session reads the inputs where they lie: they must outlive it even if the caller goes away.
-    return await asyncio.shield(asyncio.get_running_loop().run_in_executor(served.executor, run))
 
 
 def _whole(request: pb.ModelInferRequest, name: str) -> int:

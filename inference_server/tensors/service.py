@@ -81,14 +81,14 @@ class TensorService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             return pb.ModelConfigResponse(config=describe.config(running.model))
 
     async def ModelInfer(self, request: InferRequest, context: Context) -> InferResponse:  # type: ignore[override] # noqa: N802 - see `add_to`
-        return await self._calls.answer(request)
+        return await self._calls.answer(request, context.peer())
 
     async def ModelStreamInfer(  # type: ignore[override] # noqa: N802
         self, request_iterator: AsyncIterator[InferRequest], context: Context
     ) -> AsyncIterator[StreamResponse]:
         room = asyncio.Semaphore(STREAM_REQUESTS)
         pending: asyncio.Queue[asyncio.Task[StreamResponse] | None] = asyncio.Queue()
-        reader = asyncio.create_task(self._read(request_iterator, pending, room))
+        reader = asyncio.create_task(self._read(request_iterator, pending, room, context.peer()))
         try:
             while (answer := await pending.get()) is not None:
                 yield await answer
@@ -105,17 +105,18 @@ class TensorService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         requests: AsyncIterator[InferRequest],
         pending: asyncio.Queue[asyncio.Task[StreamResponse] | None],
         room: asyncio.Semaphore,
+        caller: str,
     ) -> None:
         try:
             async for request in requests:
                 await room.acquire()
-                pending.put_nowait(asyncio.create_task(self._answer_in_stream(request)))
+                pending.put_nowait(asyncio.create_task(self._answer_in_stream(request, caller)))
         finally:
             pending.put_nowait(None)
 
-    async def _answer_in_stream(self, request: InferRequest) -> StreamResponse:
+    async def _answer_in_stream(self, request: InferRequest, caller: str) -> StreamResponse:
         try:
-            response = await self._calls.answer(request)
+            response = await self._calls.answer(request, caller)
         except InferenceError as error:
             return StreamResponse(InferResponse(pb.ModelInferResponse(id=request.message.id)), str(error))
         response.message.parameters["triton_final_response"].bool_param = True
