@@ -63,7 +63,9 @@ class RawTensorsOnly(InferenceError):
 
 
 class Overloaded(InferenceError):
-    """A limit of this server is reached; the message names it."""
+    """A limit of this server is reached; the message names it. Callers are asked to wait so long before they retry."""
+
+    retry_after_seconds = 1.0
 
 
 class ShuttingDown(InferenceError):

@@ -125,7 +125,14 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             registry_connected=self._identity.registry_connected(),
             models=[_served(model) for model in self._models],
             active_streams=self._pipeline.active_streams,
+            current_timestamp=_now(),
         )
+
+
+def _now() -> Timestamp:
+    now = Timestamp()
+    now.GetCurrentTime()
+    return now
 
 
 async def _config(requests: AsyncIterator[pb.AnalyzeVideoRequest]) -> pb.AnalyzeConfig:
