@@ -18,12 +18,14 @@ from videoai.inference.v1 import inference_pb2_grpc
 from inference_server.detection import Classes, Detections, Options
 from inference_server.errors import (
     CorruptVideo,
+    DeadlinePassed,
     DecoderFailed,
     InvalidField,
     InvalidPicture,
     ModelNotReady,
     ModelNotServed,
     Overloaded,
+    QueueFull,
     RawTensorsOnly,
     ShuttingDown,
     SourceNotAllowed,
@@ -50,11 +52,13 @@ ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
     ModelNotServed: grpc.StatusCode.NOT_FOUND,
     RawTensorsOnly: grpc.StatusCode.FAILED_PRECONDITION,
     ModelNotReady: grpc.StatusCode.UNAVAILABLE,
+    QueueFull: grpc.StatusCode.UNAVAILABLE,
     ShuttingDown: grpc.StatusCode.UNAVAILABLE,
     SourceNotAllowed: grpc.StatusCode.PERMISSION_DENIED,
     SourceNotFound: grpc.StatusCode.NOT_FOUND,
     SourceRefused: grpc.StatusCode.FAILED_PRECONDITION,
     SourceUnavailable: grpc.StatusCode.UNAVAILABLE,
+    DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     DecoderFailed: grpc.StatusCode.INTERNAL,
 }
 
