@@ -40,6 +40,8 @@ class Settings:
     spool_folder: Path
     max_spool_bytes: int
     shared_memory: str | None
+    allow_folder: tuple[Path, ...]
+    give_up_seconds: float
     grace_seconds: float
 
 
@@ -143,6 +145,19 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="PREFIX",
             help="Let callers on this machine send tensors in POSIX shared memory whose name begins with PREFIX; /"
             " allows any name. Not allowed by default.",
+        ),
+        _option(
+            "--allow-folder",
+            multiple=True,
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="Folder whose files AnalyzeSource may read, with all below it; none by default. Repeatable.",
+        ),
+        _option(
+            "--give-up-seconds",
+            type=click.FloatRange(min=0),
+            default=300.0,
+            show_default=True,
+            help="How long AnalyzeSource waits for a live source that has broken off; a call may ask for less.",
         ),
     )
     for decorate in reversed(decorators):

@@ -56,7 +56,7 @@ class Streamed:
 
 @dataclass(slots=True)
 class Spooled:
-    """Input kept in a file that has no name; it answers the server between reads."""
+    """Input kept in a file, without a name or opened by the server; it answers the server between reads."""
 
     link: Link
     fd: int
@@ -66,9 +66,9 @@ class Spooled:
         self.link.serve(wait=False)
         return os.read(self.fd, size)
 
-    def cut_short(self, _demuxer: str) -> bool:
-        """An MP4 says so itself."""
-        return False
+    def cut_short(self, demuxer: str) -> bool:
+        """Whether the file ends before the end that its container states."""
+        return cut_short(demuxer, os.pread(self.fd, SNIFF_BYTES, 0), os.fstat(self.fd).st_size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         return os.lseek(self.fd, offset, whence)
@@ -77,11 +77,16 @@ class Spooled:
         return os.lseek(self.fd, 0, os.SEEK_CUR)
 
 
-def open_source(link: Link, spool_folder: Path, max_spool_bytes: int) -> tuple[str, Streamed | Spooled]:
+def open_source(
+    link: Link, spool_folder: Path, max_spool_bytes: int, file: int | None = None
+) -> tuple[str, Streamed | Spooled]:
     """Recognise the input: its demuxer, and where to read it from; spooled if it keeps its index at the end.
 
+    `file`: descriptor of a file to read instead of what the server sends.
     Raises UnsupportedVideo and VideoLimitExceeded.
     """
+    if file is not None:
+        return recognise(os.pread(file, SNIFF_BYTES, 0)), Spooled(link, file)
     stream = Streamed(link)
     demuxer = recognise(bytes(stream.peek(SNIFF_BYTES)))
     stream.start = bytes(stream.head[:SNIFF_BYTES])

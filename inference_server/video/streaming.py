@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -28,18 +29,23 @@ class _Sample:
     index: int
     seconds: float
     decode_seconds: float
+    received: float  # by the clock of this machine, in seconds since 1970
 
 
 class StreamJob:
     """Single-threaded; messages are handled while it waits for input or for a slot, and between frames."""
 
-    def __init__(self, link: Link, task: dict[str, Any], target: Target, memory: FrameMemory) -> None:
+    def __init__(
+        self, link: Link, task: dict[str, Any], target: Target, memory: FrameMemory, file: int | None = None
+    ) -> None:
         self._link = link
+        self._file = file
         self._task = task
         self._request = StreamRequest(**task["request"])
         self._preparer = Preparer(task["max_pixels"])
         self._decoded = self._sent = self._dropped = 0
         self._held: _Sample | None = None  # the newest frame without a slot, if only the newest counts
+        self._stopped = False
         self._decoding: Decoding
         self._poses: PoseReader
         self.retarget(target, memory)
@@ -61,12 +67,13 @@ class StreamJob:
     def run(self, spool_folder: Path) -> None:
         """Decode to the end, and tell the server about it. Raises VideoError."""
         task = self._task
-        demuxer, source = open_source(self._link, spool_folder, task["max_spool_bytes"])
+        demuxer, source = open_source(self._link, spool_folder, task["max_spool_bytes"], self._file)
         self._decoding = Decoding(demuxer, source, task["max_pixels"], task["threads"], task["corrupt_packet_budget"])
         self._poses = PoseReader(self._decoding.pixel_shape)
         for sample in self._samples(self._start(self._decoding.frames())):
             self._offer(sample)
             if self._sent + (self._held is not None) == self._request.max_frames:
+                self._stopped = True
                 break
         while self._held is not None:
             self._link.serve(wait=True)
@@ -82,14 +89,15 @@ class StreamJob:
 
     def _samples(self, frames: Iterator[tuple[VideoFrame, float]]) -> Iterator[_Sample]:
         clock, sampler = Clock(self._decoding.frame_rate), Sampler(self._request)
-        for index, (frame, decode_seconds) in enumerate(frames):
+        for index, (frame, decode_seconds) in enumerate(frames, self._request.first_index):
             self._decoded += 1
             self._link.serve(wait=False)
-            seconds = clock.seconds(frame.pts, self._decoding.time_base(frame))
+            seconds = self._request.first_seconds + clock.seconds(frame.pts, self._decoding.time_base(frame))
             match sampler.choose(index, seconds):
                 case Choice.TAKE:
-                    yield _Sample(frame, index, seconds, decode_seconds)
+                    yield _Sample(frame, index, seconds, decode_seconds, time.time())
                 case Choice.STOP:
+                    self._stopped = True
                     return
 
     def _offer(self, sample: _Sample) -> None:
@@ -126,7 +134,14 @@ class StreamJob:
             height=height,
             decode_seconds=sample.decode_seconds,
             prepare_seconds=perf_counter() - started,
+            **self._wall_clock(sample),
         )
+
+    def _wall_clock(self, sample: _Sample) -> dict[str, Any]:
+        if not self._request.wall_clock:
+            return {}
+        taken = self._decoding.taken(sample.frame)
+        return {"wall_clock": sample.received if taken is None else taken, "camera": taken is not None}
 
     def _finish(self) -> None:
         self._link.send(
@@ -135,4 +150,5 @@ class StreamJob:
             frames_dropped=self._dropped,
             corrupt_packets=self._decoding.corrupt_packets,
             truncated=self._decoding.truncated,
+            stopped=self._stopped,
         )
