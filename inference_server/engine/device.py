@@ -14,7 +14,7 @@ import onnxruntime  # type: ignore[import-untyped]
 import structlog
 from onnx import TensorProto, helper
 
-from inference_server.engine.session import ORT_ERRORS, Session, create_session, explain
+from inference_server.engine.session import ORT_ERRORS, Session, SessionPlan, create_session, explain
 from inference_server.errors import DeviceUnavailable
 
 log = structlog.get_logger(__name__)
@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 CUDA_PROVIDER = "CUDAExecutionProvider"
 CPU_PROVIDER = "CPUExecutionProvider"
 
+PLAN = SessionPlan()
 SESSION_ERRORS: tuple[type[Exception], ...] = (DeviceUnavailable, *ORT_ERRORS)
 
 
@@ -51,9 +52,9 @@ class Device:
         return [(CUDA_PROVIDER, {"device_id": str(self.index), **options}), cpu]
 
 
-def open_session(model: bytes, device: Device) -> Session:
+def open_session(model: bytes, device: Device, plan: SessionPlan = PLAN) -> Session:
     """A session that really runs on `device`. Raises one of SESSION_ERRORS; DeviceUnavailable if it runs elsewhere."""
-    session = create_session(model, device.providers, on_cpu=device.kind == "cpu")
+    session = create_session(model, device.providers, on_cpu=device.kind == "cpu", plan=plan)
     if session.get_providers()[0] != device.provider:
         raise DeviceUnavailable(f"a session asked for {device.provider} came up on {session.get_providers()[0]}")
     return session

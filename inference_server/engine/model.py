@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from inference_server.detection import Family, Layout, Options, place, read_settings, recognise
-from inference_server.engine.device import SESSION_ERRORS, Device, open_session
-from inference_server.engine.graph import ModelVersion, read_model, signature_of
-from inference_server.engine.preprocessing import compose
+from inference_server.detection import Family, Layout, Options, place
+from inference_server.engine.device import Device
+from inference_server.engine.graph import ModelVersion
 from inference_server.engine.session import ORT_ERRORS, Session, explain, release_free_memory
 from inference_server.errors import ModelRefused
 
@@ -42,6 +40,7 @@ class LoadedModel:
         self.device = str(device)
         self.provider: str = session.get_providers()[0]
         self.max_batch = max_batch
+        self._on_cuda = device.kind != "cpu"
         self._session: Session | None = session
         self.batch = family.picture.batch
         self.frames_input: str = session.get_inputs()[0].name
@@ -89,22 +88,26 @@ class LoadedModel:
         release_free_memory()
 
     def rehearse(self) -> None:
-        """Run every batch size that will be run, and look at what comes out. Raises ModelRefused.
+        """Run batches of every size that the device prepares for, and look at what comes out. Raises ModelRefused.
 
-        A model that declares any batch size and yet fails for several frames runs them one by one.
+        On CUDA these are all that will be run. On the CPU nothing is prepared for a size, so one frame and two show
+        what there is to see. A model that declares any batch size and yet fails for several frames runs them one by
+        one.
         """
         if self.family.picture.batch is not None:
             self._rehearse(self.max_batch)
             return
         self._rehearse(1)
         proven = 1
-        for size in _larger_sizes(self.max_batch):
+        for size in _larger_sizes(self.max_batch if self._on_cuda else min(2, self.max_batch)):
             try:
                 self._rehearse(size)
             except ModelRefused as error:
-                log.warning("batches limited", max_batch=proven, reason=str(error), **_names(self.version))
+                log.warning("batches limited", max_batch=proven, reason=str(error), **names(self.version))
                 break
             proven = size
+        else:
+            return
         self.max_batch = proven
 
     def _rehearse(self, size: int) -> None:
@@ -138,28 +141,6 @@ class LoadedModel:
         return self.batch is None or self.frames_input not in part or len(part[self.frames_input]) == self.batch
 
 
-def load(version: ModelVersion, device: Device, *, max_batch: int = 8) -> LoadedModel:
-    """Bring a version into memory, ready to answer. Blocks; run it in a thread.
-
-    The file is read once, and the digest is that of the very bytes that are run. `max_batch` bounds batches of models
-    that take any number of frames. Raises ModelRefused with a reason that a person can act on.
-    """
-    model, sha256 = read_model(version)
-    settings = read_settings(version.attributes)
-    family = recognise(signature_of(model), settings)
-    defaults = replace(family.defaults, **settings.options)
-    compose(model, family.picture)
-    try:
-        session = open_session(model.SerializeToString(), device)
-    except SESSION_ERRORS as error:
-        raise ModelRefused(f"ONNX Runtime cannot run the model: {explain(error)}") from error
-    version = replace(version, sha256=sha256)
-    loaded = LoadedModel(version, family, defaults, session, device, family.picture.batch or max_batch)
-    loaded.rehearse()
-    log.info("model loaded", device=loaded.device, provider=loaded.provider, family=family.name, **_names(version))
-    return loaded
-
-
 def _larger_sizes(max_batch: int) -> list[int]:
     """The batch sizes to rehearse after 1: powers of two below `max_batch`, and `max_batch` itself."""
     powers = [1 << exponent for exponent in range(1, max_batch.bit_length()) if 1 << exponent < max_batch]
@@ -183,5 +164,5 @@ def _check_output(name: str, array: NDArray[Any], size: int) -> None:
         raise ModelRefused(f"output {name}: holds values that are no numbers (NaN) for an ordinary picture")
 
 
-def _names(version: ModelVersion) -> dict[str, Any]:
+def names(version: ModelVersion) -> dict[str, Any]:
     return {"model_name": version.model_name, "version": version.version}
