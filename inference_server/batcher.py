@@ -276,7 +276,7 @@ class _Batch:
     def _answer(self, model: LoadedModel, job: _Job, ran: Arrays, first: int) -> Any:
         queued = self._started - job.queued_at
         if job.reading is None:
-            whole = len(self._jobs) == 1
+            whole = model.batch is not None
             outputs = {
                 name: array if whole else array[first : first + job.rows]
                 for name, array in ran.items()

@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 async def inference_server(settings: Settings, server: grpc.aio.Server, health: Health) -> AsyncIterator[None]:
     """Serve what the registry has in production until left. Raises StartupError where the device is not to be had."""
     try:
-        device = await asyncio.to_thread(choose_device, settings.device)
+        device = await asyncio.to_thread(choose_device, settings.device, settings.gpu_memory_limit)
     except DeviceUnavailable as error:
         raise StartupError(f"--device {settings.device}: {error}") from error
     async with AsyncExitStack() as stack:

@@ -28,6 +28,7 @@ class Settings:
     registry: str
     models: tuple[str, ...]
     device: str
+    gpu_memory_limit: int | None
     instance_id: str
     state_file: Path
     cache_folder: Path
@@ -78,6 +79,13 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="auto|cuda[:N]|cpu",
             callback=_check_device,
             help="Where sessions run. cuda refuses to start where they would not; auto takes CUDA where it works.",
+        ),
+        _option(
+            "--gpu-memory-limit",
+            type=click.IntRange(1),
+            metavar="BYTES",
+            help="Most bytes of the device's memory for each loaded version, two of which are there during a swap."
+            " [default: as much as there is]",
         ),
         _option(
             "--instance-id", help="Name of this server in rollouts; unique. [default: host name and a random part]"

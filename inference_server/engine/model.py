@@ -10,6 +10,7 @@ import structlog
 from numpy.typing import NDArray
 
 from inference_server.detection import Family, Layout, Options, place
+from inference_server.engine.binding import BoundSession, can_be_bound
 from inference_server.engine.device import Device
 from inference_server.engine.graph import ModelVersion
 from inference_server.engine.session import ORT_ERRORS, Session, explain, release_free_memory
@@ -40,7 +41,8 @@ class LoadedModel:
         self.device = str(device)
         self.provider: str = session.get_providers()[0]
         self.max_batch = max_batch
-        self._on_cuda = device.kind != "cpu"
+        self._sizes = [] if device.kind == "cpu" else [1, *_larger_sizes(max_batch)]  # of batches, where it matters
+        self._bound = None if device.kind == "cpu" else BoundSession(session, device.kind, device.index)
         self._session: Session | None = session
         self.batch = family.picture.batch
         self.frames_input: str = session.get_inputs()[0].name
@@ -84,7 +86,7 @@ class LoadedModel:
 
     def close(self) -> None:
         """Free the session once no run uses it any more, and give its memory back to the system."""
-        self._session = None
+        self._session = self._bound = None
         release_free_memory()
 
     def rehearse(self) -> None:
@@ -99,7 +101,7 @@ class LoadedModel:
             return
         self._rehearse(1)
         proven = 1
-        for size in _larger_sizes(self.max_batch if self._on_cuda else min(2, self.max_batch)):
+        for size in self._sizes[1:] or _larger_sizes(min(2, self.max_batch)):
             try:
                 self._rehearse(size)
             except ModelRefused as error:
@@ -109,6 +111,7 @@ class LoadedModel:
         else:
             return
         self.max_batch = proven
+        self._sizes = [size for size in self._sizes if size <= proven]
 
     def _rehearse(self, size: int) -> None:
         layout = self.layout
@@ -128,17 +131,22 @@ class LoadedModel:
         session = self._session
         if session is None:
             raise RuntimeError("the model is closed")
-        return dict(zip(names, session.run(names, inputs), strict=True))
+        bound = self._bound if can_be_bound(inputs) else None
+        return dict(zip(names, (bound or session).run(names, inputs), strict=True))
 
     def _join(self, parts: Sequence[Arrays]) -> Arrays:
-        """All rows of each input; those of a fixed batch that nobody asked for are zeros."""
-        if len(parts) == 1 and self._full(parts[0]):
+        """All rows of each input; those that only fill a batch up are zeros."""
+        if len(parts) == 1 and self._rows(parts) == len(next(iter(parts[0].values()))):
             return parts[0]
         joined = {name: [part[name] for part in parts] for name in parts[0]}
-        return {name: _stack(arrays, self.batch) for name, arrays in joined.items()}
+        return {name: _stack(arrays, self._rows(parts)) for name, arrays in joined.items()}
 
-    def _full(self, part: Arrays) -> bool:
-        return self.batch is None or self.frames_input not in part or len(part[self.frames_input]) == self.batch
+    def _rows(self, parts: Sequence[Arrays]) -> int:
+        """How many rows to run for `parts`: a fixed batch's, or on a device the next size that was rehearsed."""
+        given = sum(len(next(iter(part.values()))) for part in parts)
+        if self.batch is not None:
+            return self.batch if self.frames_input in parts[0] else given
+        return next((size for size in self._sizes if size >= given), given)
 
 
 def _larger_sizes(max_batch: int) -> list[int]:
@@ -147,12 +155,11 @@ def _larger_sizes(max_batch: int) -> list[int]:
     return [*powers, max_batch] if max_batch > 1 else []
 
 
-def _stack(arrays: Sequence[NDArray[Any]], rows: int | None) -> NDArray[Any]:
+def _stack(arrays: Sequence[NDArray[Any]], rows: int) -> NDArray[Any]:
     """`arrays` one below the other, and zeros up to `rows`."""
-    if rows is not None:
-        missing = rows - sum(map(len, arrays))
-        arrays = [*arrays, np.zeros((missing, *arrays[0].shape[1:]), arrays[0].dtype)]
-    return np.concatenate(arrays)
+    missing = rows - sum(map(len, arrays))
+    filling = [np.zeros((missing, *arrays[0].shape[1:]), arrays[0].dtype)] if missing > 0 else []
+    return np.concatenate([*arrays, *filling])
 
 
 def _check_output(name: str, array: NDArray[Any], size: int) -> None:
