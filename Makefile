@@ -35,7 +35,7 @@ demo: $(SETUP) ## Run the pair on a video made for it: two servers, a hot swap, 
 
 .PHONY: test
 test: $(SETUP) ## Run all the tests (PYTEST_ARGS="tests/clients -x" for some of them)
-	$(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # How often to kill, and what else to tell the harness: make test-crash N=200 CRASH_ARGS="--servers 2"
 N ?= 1000
