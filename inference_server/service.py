@@ -18,6 +18,7 @@ from videoai.inference.v1 import inference_pb2_grpc
 from inference_server.detection import Classes, Detections, Options
 from inference_server.errors import (
     CorruptVideo,
+    DeadlinePassed,
     DecoderFailed,
     InvalidField,
     InvalidPicture,
@@ -25,6 +26,7 @@ from inference_server.errors import (
     ModelNotServed,
     NotImplementedYet,
     Overloaded,
+    QueueFull,
     RawTensorsOnly,
     ShuttingDown,
     UnsupportedVideo,
@@ -46,7 +48,9 @@ ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
     ModelNotServed: grpc.StatusCode.NOT_FOUND,
     RawTensorsOnly: grpc.StatusCode.FAILED_PRECONDITION,
     ModelNotReady: grpc.StatusCode.UNAVAILABLE,
+    QueueFull: grpc.StatusCode.UNAVAILABLE,
     ShuttingDown: grpc.StatusCode.UNAVAILABLE,
+    DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     NotImplementedYet: grpc.StatusCode.UNIMPLEMENTED,
     DecoderFailed: grpc.StatusCode.INTERNAL,
 }
