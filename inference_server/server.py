@@ -23,7 +23,7 @@ from inference_server.service import Identity, InferenceService
 from inference_server.serving import ServedModels
 from inference_server.settings import Settings
 from inference_server.state import StateFile
-from inference_server.video import DecoderPool, DecoderSettings
+from inference_server.video import DecoderPool
 from inference_server.watcher import Watcher
 from server_kit import background
 from server_kit.health import Health
@@ -61,7 +61,7 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
             names=settings.models,
             unload_cleared=settings.unload_cleared,
         )
-        pool = await stack.enter_async_context(DecoderPool(_decoder_settings(settings)))
+        pool = await stack.enter_async_context(DecoderPool(settings.decoders))
         pipeline = Pipeline(models, pool, settings.max_streams)
         identity = Identity(settings.instance_id, settings.registry, lambda: watcher.connected)
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(pipeline, models, identity), server)
@@ -76,10 +76,6 @@ def _model_files(settings: Settings) -> ModelFiles:
     limit = settings.max_cache_bytes
     cache = ModelCache(settings.cache_folder, limit) if limit else None
     return ModelFiles(partial(BlockingClient, settings.registry), cache)
-
-
-def _decoder_settings(settings: Settings) -> DecoderSettings:
-    return DecoderSettings(spool_folder=settings.spool_folder, max_spool_bytes=settings.max_spool_bytes)
 
 
 async def _end_streams(pipeline: Pipeline, health: Health, grace_seconds: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import Any
 
 import click
 
+from inference_server import video_settings
+from inference_server.video import DecoderSettings
 from server_kit.options import check_address, serve_options
 
 PREFIX = "VIDEOAI_INFERENCE"
@@ -36,8 +37,7 @@ class Settings:
     unload_cleared: bool
     max_streams: int
     max_batch: int
-    spool_folder: Path
-    max_spool_bytes: int
+    decoders: DecoderSettings
     grace_seconds: float
 
 
@@ -114,20 +114,7 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Frames run together, for models with a dynamic batch dimension.",
         ),
-        _option(
-            "--spool-folder",
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            default=tempfile.gettempdir(),
-            show_default="the system's folder for temporary files",
-            help="Where videos wait whose index is at their end.",
-        ),
-        _option(
-            "--max-spool-bytes",
-            type=click.IntRange(1),
-            default=2 * 2**30,
-            show_default=True,
-            help="Largest such video, in bytes.",
-        ),
+        *(_option(name, **attributes) for name, attributes in video_settings.OPTIONS.items()),
     )
     for decorate in reversed(decorators):
         command = decorate(command)
@@ -145,7 +132,9 @@ def settings(
 ) -> Settings:
     """The settings that the flags and the environment give."""
     state_file = state_file or root.resolve() / ".videoai" / "inference-state.json"
+    decoders, rest = video_settings.decoders(rest)
     return Settings(
+        decoders=decoders,
         root=root.resolve(),
         models=tuple(dict.fromkeys(model)),
         instance_id=instance_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",

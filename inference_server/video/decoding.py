@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from time import perf_counter
 from typing import Any, NoReturn
 
 import av
+import av.logging
 from av.codec.context import CodecContext
 from av.container import InputContainer
 from av.stream import Disposition
@@ -15,7 +17,9 @@ from av.video.stream import VideoStream
 
 from inference_server.errors import CorruptVideo, UnsupportedVideo, VideoLimitExceeded
 from inference_server.video import limits
-from inference_server.video.containers import CODECS, FULL_NAMES
+from inference_server.video.codecs import decoders
+from inference_server.video.containers import FULL_NAMES
+from inference_server.video.settings import DecoderSettings
 from inference_server.video.source import Spooled, Streamed
 from inference_server.video.values import VideoInfo
 
@@ -29,21 +33,22 @@ class Decoding:
     Packets that do not decode are skipped and counted. Raises UnsupportedVideo, CorruptVideo and VideoLimitExceeded.
     """
 
-    def __init__(self, demuxer: str, source: Streamed | Spooled, max_pixels: int, threads: int, budget: int) -> None:
+    def __init__(self, demuxer: str, source: Streamed | Spooled, settings: DecoderSettings) -> None:
         self.corrupt_packets = 0
         self.truncated = False
         self._demuxer = demuxer
         self._source = source
-        self._budget = budget
+        self._budget = settings.corrupt_packet_budget
         self._packets = 0
-        self._container = _open(demuxer, source, max_pixels)
-        self._stream = _pick(self._container)
+        self._container = _open(demuxer, source, settings)
+        self._stream = _pick(self._container, settings.codecs)
+        max_pixels = settings.max_pixels
         codec = self._stream.codec_context
         self._pixels = codec.width * codec.height
         if self._pixels > max_pixels:
             raise VideoLimitExceeded(f"max_pixels: expected at most {max_pixels}, got {codec.width}x{codec.height}")
         codec.options = {"max_pixels": str(max_pixels)}
-        codec.thread_count = threads
+        codec.thread_count = settings.threads
         codec.thread_type = "AUTO"
 
     @property
@@ -121,36 +126,62 @@ class Decoding:
             ) from error
 
 
-def _open(demuxer: str, source: Streamed | Spooled, max_pixels: int) -> InputContainer:
-    try:
-        container: InputContainer = av.open(
-            source,
-            "r",
-            format=demuxer,
-            options={"protocol_whitelist": "none", "max_pixels": str(max_pixels)},
-            buffer_size=source.buffer_size,
-            io_open=_refuse,
-            **_METADATA,
-        )
-    except MemoryError:
-        raise
-    except av.FFmpegError as error:
-        raise CorruptVideo(f"recognised as {demuxer}, but it cannot be read: {error.strerror}") from error
+def _open(demuxer: str, source: Streamed | Spooled, settings: DecoderSettings) -> InputContainer:
+    options = {
+        "protocol_whitelist": "none",
+        "codec_whitelist": ",".join(decoders(settings.codecs)),
+        "max_streams": str(settings.max_tracks + 1),  # one more: most demuxers keep silent about what they leave out
+        "max_pixels": str(settings.max_pixels),
+    }
+    with _errors_of_ffmpeg() as said:
+        try:
+            container: InputContainer = av.open(
+                source,
+                "r",
+                format=demuxer,
+                options=options,
+                buffer_size=source.buffer_size,
+                io_open=_refuse,
+                **_METADATA,
+            )
+        except MemoryError:
+            if any("max_streams" in text for _, _, text in said):  # which some demuxers call a lack of memory
+                raise _too_many_tracks(settings) from None
+            raise
+        except av.FFmpegError as error:
+            raise CorruptVideo(f"recognised as {demuxer}, but it cannot be read: {error.strerror}") from error
+    if len(container.streams) > settings.max_tracks:
+        raise _too_many_tracks(settings)
     return container
+
+
+@contextmanager
+def _errors_of_ffmpeg() -> Iterator[list[tuple[int, str, str]]]:
+    """Level, context and text of what FFmpeg complains about meanwhile."""
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as said:
+            yield said
+    finally:
+        av.logging.set_level(None)
+
+
+def _too_many_tracks(settings: DecoderSettings) -> VideoLimitExceeded:
+    return VideoLimitExceeded(f"max_tracks: expected at most {settings.max_tracks} in a container, got more")
 
 
 def _refuse(url: str, *_: Any) -> NoReturn:
     raise UnsupportedVideo(f"the video refers to another file, which is not opened: {url[:200]!r}")
 
 
-def _pick(container: InputContainer) -> VideoStream:
+def _pick(container: InputContainer, codecs: Collection[str]) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         found = ", ".join(sorted({s.type for s in container.streams})) or "none"
         raise UnsupportedVideo(f"expected a stream of pictures, got {found}")
     stream = streams[0]
-    if _codec(stream) not in CODECS:
-        raise UnsupportedVideo(f"codec: expected {', '.join(sorted(CODECS))}, got {_codec(stream)}")
+    if _codec(stream) not in codecs:
+        raise UnsupportedVideo(f"codec: expected {', '.join(sorted(codecs))}, got {_codec(stream)}")
     return stream
 
 

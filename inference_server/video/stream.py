@@ -46,7 +46,7 @@ class DecodedStream:
         self._generation = target.generation
         timeout = settings.decode_timeout_seconds
         self._decoder = Conversation(process, timeout, self._receive, self._end)
-        self._decoder.send(type="video", request=asdict(request), **_limits(settings))
+        self._decoder.send(type="video", request=asdict(request), **settings.message())
         self._aim(target, None)
 
     async def __aenter__(self) -> Self:
@@ -208,7 +208,3 @@ def _time_base(message: dict[str, Any]) -> tuple[int, int]:
         raise wire.ProtocolError(f"time_base: expected two numbers, got {pair!r}")
     parts = {"numerator": pair[0], "denominator": pair[1]}
     return wire.integer(parts, "numerator", 1, _INT32), wire.integer(parts, "denominator", 1, _INT32)
-
-
-def _limits(settings: DecoderSettings) -> dict[str, Any]:
-    return asdict(settings) | {"spool_folder": str(settings.spool_folder)}

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from av import VideoFrame
 
+from inference_server.errors import VideoLimitExceeded
 from inference_server.video.decoding import Decoding
 from inference_server.video.link import Link
 from inference_server.video.memory import FrameMemory
 from inference_server.video.prepare import PoseReader, Preparer
 from inference_server.video.sampling import Choice, Clock, Sampler
+from inference_server.video.settings import DecoderSettings
 from inference_server.video.source import open_source
 from inference_server.video.values import StreamRequest, Target
 
@@ -35,9 +36,9 @@ class StreamJob:
 
     def __init__(self, link: Link, task: dict[str, Any], target: Target, memory: FrameMemory) -> None:
         self._link = link
-        self._task = task
+        self._settings = DecoderSettings.of(task)
         self._request = StreamRequest(**task["request"])
-        self._preparer = Preparer(task["max_pixels"])
+        self._preparer = Preparer(self._settings.max_pixels)
         self._decoded = self._sent = self._dropped = 0
         self._held: _Sample | None = None  # the newest frame without a slot, if only the newest counts
         self._decoding: Decoding
@@ -58,11 +59,10 @@ class StreamJob:
         self._free.append(slot)
         self._send_held()
 
-    def run(self, spool_folder: Path) -> None:
+    def run(self) -> None:
         """Decode to the end, and tell the server about it. Raises VideoError."""
-        task = self._task
-        demuxer, source = open_source(self._link, spool_folder, task["max_spool_bytes"])
-        self._decoding = Decoding(demuxer, source, task["max_pixels"], task["threads"], task["corrupt_packet_budget"])
+        demuxer, source = open_source(self._link, self._settings)
+        self._decoding = Decoding(demuxer, source, self._settings)
         self._poses = PoseReader(self._decoding.pixel_shape)
         for sample in self._samples(self._start(self._decoding.frames())):
             self._offer(sample)
@@ -86,11 +86,19 @@ class StreamJob:
             self._decoded += 1
             self._link.serve(wait=False)
             seconds = clock.seconds(frame.pts, self._decoding.time_base(frame))
+            self._check_length(seconds)
             match sampler.choose(index, seconds):
                 case Choice.TAKE:
                     yield _Sample(frame, index, seconds, decode_seconds)
                 case Choice.STOP:
                     return
+
+    def _check_length(self, seconds: float) -> None:
+        frames, length = self._settings.max_video_frames, self._settings.max_video_seconds
+        if 0 < frames < self._decoded:
+            raise VideoLimitExceeded(f"max_video_frames: expected at most {frames} frames, got more")
+        if 0 < length < seconds:
+            raise VideoLimitExceeded(f"max_video_seconds: expected at most {length:g} s, got a frame at {seconds:g} s")
 
     def _offer(self, sample: _Sample) -> None:
         if self._request.latest:
