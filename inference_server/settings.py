@@ -37,6 +37,7 @@ class Settings:
     unload_cleared: bool
     max_streams: int
     max_batch: int
+    max_queue: int
     decoders: DecoderSettings
     grace_seconds: float
 
@@ -113,6 +114,14 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=8,
             show_default=True,
             help="Frames run together, for models with a dynamic batch dimension.",
+        ),
+        _option(
+            "--max-queue",
+            type=click.IntRange(1),
+            default=1024,
+            show_default=True,
+            help="Pictures, and rows of tensors, that may wait for a model; more are refused. Frames of videos are not"
+            " counted against it: their streams wait.",
         ),
         *(_option(name, **attributes) for name, attributes in video_settings.OPTIONS.items()),
     )

@@ -30,7 +30,7 @@ def _names(known: Iterable[str], default: tuple[str, ...]) -> Callable[..., tupl
     return check
 
 
-def _limit(name: str, least: float, text: str) -> dict[str, Any]:
+def _limit(name: str, least: int, text: str) -> dict[str, Any]:
     default = getattr(_DEFAULTS, name)
     range_ = click.FloatRange if isinstance(default, float) else click.IntRange
     return {"type": range_(least), "default": default, "show_default": True, "help": text}

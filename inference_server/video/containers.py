@@ -28,7 +28,7 @@ def recognise(head: bytes, allowed: Collection[str]) -> str:
     `allowed`: names of CONTAINERS. Raises UnsupportedVideo saying what it is, if that is known, and what is accepted.
     """
     found = next((name for name, container in CONTAINERS.items() if container.matches(head)), None)
-    if found in allowed:
+    if found and found in allowed:
         return CONTAINERS[found].demuxer
     got = f"{CONTAINERS[found].title}, which is not allowed here" if found else _describe(head)
     accepted = ", ".join(container.title for name, container in CONTAINERS.items() if name in allowed)
