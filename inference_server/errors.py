@@ -9,9 +9,13 @@ InferenceError
 ├── QueueFull               more waits for the model than this server lets wait
 ├── DeadlinePassed          the caller's deadline passed before the session was free
 ├── ShuttingDown            this server is going away
-├── NotImplementedYet       a part of the contract that this release does not have
 ├── ModelRefused            a version cannot be served: missing, changed, broken, or a layout nobody knows
 ├── DeviceUnavailable       the device asked for does not run sessions on this machine
+├── SourceError             a source that the server was to read by itself cannot be read
+│   ├── SourceNotAllowed    the operator does not allow it
+│   ├── SourceNotFound      it is allowed, but not there
+│   ├── SourceRefused       it is there and does not want to be read like this
+│   └── SourceUnavailable   it cannot be reached, or has been away for too long
 └── VideoError              a video or picture cannot be analysed
     ├── UnsupportedVideo    a container, codec or pixel format that this server does not take
     ├── CorruptVideo        not a video, or so damaged that nothing of it decodes
@@ -86,8 +90,24 @@ class ShuttingDown(InferenceError):
         super().__init__("the server is shutting down")
 
 
-class NotImplementedYet(InferenceError):
-    """A part of the contract that this release does not have; the message says what to do instead."""
+class SourceError(InferenceError):
+    """A source cannot be read. No message has more of its address than scheme, host and port."""
+
+
+class SourceNotAllowed(SourceError):
+    """The operator does not allow this source; the message does not say whether it exists."""
+
+
+class SourceNotFound(SourceError):
+    """The source is allowed, but there is nothing."""
+
+
+class SourceRefused(SourceError):
+    """The source answers, but does not hand out a video."""
+
+
+class SourceUnavailable(SourceError):
+    """The source cannot be reached, broke off, or has been away for too long."""
 
 
 class ModelRefused(InferenceError):

@@ -22,6 +22,7 @@ from inference_server.pipeline import Pipeline
 from inference_server.service import Identity, InferenceService
 from inference_server.serving import ServedModels
 from inference_server.settings import Settings
+from inference_server.sources import SourcePolicy
 from inference_server.state import StateFile
 from inference_server.video import DecoderPool
 from inference_server.watcher import Watcher
@@ -63,8 +64,11 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
         )
         pool = await stack.enter_async_context(DecoderPool(settings.decoders))
         pipeline = Pipeline(models, pool, settings.max_streams)
+        sources = _source_policy(settings)
         identity = Identity(settings.instance_id, settings.registry, lambda: watcher.connected)
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(pipeline, models, identity), server)
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(
+            InferenceService(pipeline, models, sources, identity), server
+        )
         await stack.enter_async_context(watcher.running())
         await stack.enter_async_context(background.running(_end_streams(pipeline, health, settings.grace_seconds)))
         if settings.fail_without_model:
@@ -76,6 +80,13 @@ def _model_files(settings: Settings) -> ModelFiles:
     limit = settings.max_cache_bytes
     cache = ModelCache(settings.cache_folder, limit) if limit else None
     return ModelFiles(partial(BlockingClient, settings.registry), cache)
+
+
+def _source_policy(settings: Settings) -> SourcePolicy:
+    try:
+        return SourcePolicy(settings.allow_folder, settings.give_up_seconds)
+    except OSError as error:
+        raise StartupError(f"--allow-folder {error.filename}: {error.strerror}") from error
 
 
 async def _end_streams(pipeline: Pipeline, health: Health, grace_seconds: float) -> None:

@@ -39,6 +39,8 @@ class Settings:
     max_batch: int
     max_queue: int
     decoders: DecoderSettings
+    allow_folder: tuple[Path, ...]
+    give_up_seconds: float
     grace_seconds: float
 
 
@@ -124,6 +126,19 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             " counted against it: their streams wait.",
         ),
         *(_option(name, **attributes) for name, attributes in video_settings.OPTIONS.items()),
+        _option(
+            "--allow-folder",
+            multiple=True,
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="Folder whose files AnalyzeSource may read, with all below it; none by default. Repeatable.",
+        ),
+        _option(
+            "--give-up-seconds",
+            type=click.FloatRange(min=0),
+            default=300.0,
+            show_default=True,
+            help="How long AnalyzeSource waits for a live source that has broken off; a call may ask for less.",
+        ),
     )
     for decorate in reversed(decorators):
         command = decorate(command)

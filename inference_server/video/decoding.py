@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -26,6 +27,9 @@ from inference_server.video.values import VideoInfo
 # Titles that are not UTF-8 are no reason to fail; PyAV has no option for it since release 19.
 _METADATA: dict[str, Any] = {"metadata_errors": "replace"} if av.__version__.startswith("18.") else {}
 
+# FFmpeg's AVProducerReferenceTime: microseconds since 1970, flags.
+_REFERENCE_TIME = struct.Struct("=qi")
+
 
 class Decoding:
     """One video: the first stream of pictures that is not a cover, its frames in presentation order.
@@ -40,6 +44,7 @@ class Decoding:
         self._source = source
         self._budget = settings.corrupt_packet_budget
         self._packets = 0
+        self._clock: float | None = None
         self._container = _open(demuxer, source, settings)
         self._stream = _pick(self._container, settings.codecs)
         max_pixels = settings.max_pixels
@@ -75,11 +80,18 @@ class Decoding:
         """Unit of the frame's timestamp in seconds."""
         return _fraction(frame.time_base) or _fraction(self._stream.time_base) or Fraction(1, 90_000)
 
+    def taken(self, frame: av.VideoFrame) -> float | None:
+        """When the picture was taken by the source's own clock, in seconds since 1970; None where it tells none."""
+        if self._clock is None or frame.pts is None:
+            return None
+        return self._clock + float(frame.pts * self.time_base(frame))
+
     def frames(self) -> Iterator[tuple[av.VideoFrame, float]]:
         """Yield each frame and the seconds its decoding took."""
         decoded = 0
         for packet in self._demux():
             started = perf_counter()
+            self._read_clock(packet)
             try:
                 frames = packet.decode()
             except av.FFmpegError as error:
@@ -111,6 +123,12 @@ class Decoding:
                 self._skip(error)
             else:
                 return
+
+    def _read_clock(self, packet: av.Packet[VideoStream]) -> None:
+        """Learn what the source's clock says at timestamp 0, if the packet tells: RTSP and some MP4 do."""
+        if packet.pts is not None and packet.has_sidedata("prft"):
+            microseconds, _ = _REFERENCE_TIME.unpack_from(bytes(packet.get_sidedata("prft")))
+            self._clock = microseconds / 1e6 - float(packet.pts * (_fraction(packet.time_base) or 0))
 
     def _fewer_than_stated(self) -> bool:
         return self._demuxer == "mov" and self._packets < self._stream.frames

@@ -54,15 +54,14 @@ class Streamed:
     def _receive(self, size: int) -> bytes:
         data = b"" if self.ended else self.link.read(size)
         self.size += len(data)
-        if 0 < self.limit < self.size:
-            raise VideoLimitExceeded(f"max_video_bytes: expected at most {self.limit} bytes, got more")
+        _check_size(self.size, self.limit)
         self.ended = not data
         return data
 
 
 @dataclass(slots=True)
 class Spooled:
-    """Input kept in a file that has no name; it answers the server between reads."""
+    """Input kept in a file, without a name or opened by the server; it answers the server between reads."""
 
     link: Link
     fd: int
@@ -72,9 +71,9 @@ class Spooled:
         self.link.serve(wait=False)
         return os.read(self.fd, size)
 
-    def cut_short(self, _demuxer: str) -> bool:
-        """An MP4 says so itself."""
-        return False
+    def cut_short(self, demuxer: str) -> bool:
+        """Whether the file ends before the end that its container states."""
+        return cut_short(demuxer, os.pread(self.fd, SNIFF_BYTES, 0), os.fstat(self.fd).st_size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         return os.lseek(self.fd, offset, whence)
@@ -83,17 +82,26 @@ class Spooled:
         return os.lseek(self.fd, 0, os.SEEK_CUR)
 
 
-def open_source(link: Link, settings: DecoderSettings) -> tuple[str, Streamed | Spooled]:
+def open_source(link: Link, settings: DecoderSettings, file: int | None = None) -> tuple[str, Streamed | Spooled]:
     """Recognise the input: its demuxer, and where to read it from; spooled if it keeps its index at the end.
 
+    `file`: descriptor of a file to read instead of what the server sends.
     Raises UnsupportedVideo and VideoLimitExceeded.
     """
+    if file is not None:
+        _check_size(os.fstat(file).st_size, settings.max_video_bytes)
+        return recognise(os.pread(file, SNIFF_BYTES, 0), settings.containers), Spooled(link, file)
     stream = Streamed(link, settings.max_video_bytes)
     demuxer = recognise(bytes(stream.peek(SNIFF_BYTES)), settings.containers)
     stream.start = bytes(stream.head[:SNIFF_BYTES])
     if demuxer == "mov" and not _hold_index(stream):
         return demuxer, _spool(stream, settings)
     return demuxer, stream
+
+
+def _check_size(size: int, limit: int) -> None:
+    if 0 < limit < size:
+        raise VideoLimitExceeded(f"max_video_bytes: expected at most {limit} bytes, got {size} or more")
 
 
 def _hold_index(stream: Streamed) -> bool:

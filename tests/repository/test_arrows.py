@@ -72,7 +72,10 @@ APART: Mapping[str, tuple[str, ...]] = {
     "videoai": ("registry_server", "inference_server", "server_kit", "onnx", "onnxruntime"),
     "inference_server.video.worker": ("grpc", "google", "onnx", "onnxruntime", "videoai", "server_kit"),
     "inference_server.engine": ("grpc", "videoai", "av", *SERVING, "inference_server.video"),
-    "inference_server.video": ("grpc", "videoai", "onnxruntime", "server_kit", "inference_server.engine"),
+    "inference_server.video": (
+        *("grpc", "videoai", "onnxruntime", "server_kit", "inference_server.engine", "inference_server.sources"),
+    ),
+    "inference_server.sources": ("grpc", "google", "videoai", "onnxruntime", "server_kit", "inference_server.engine"),
     "registry_server.storage": ("registry_server.registry", "registry_server.service", "grpc", "videoai"),
     "registry_server.registry": ("registry_server.service", "registry_server.server", "grpc", "videoai"),
 }
