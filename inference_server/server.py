@@ -24,6 +24,7 @@ from inference_server.serving import ServedModels
 from inference_server.settings import Settings
 from inference_server.sources import SourcePolicy
 from inference_server.state import StateFile
+from inference_server.tensors import Regions, TensorService, add_to
 from inference_server.video import DecoderPool
 from inference_server.watcher import Watcher
 from server_kit import background
@@ -66,6 +67,9 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
         pipeline = Pipeline(models, pool, settings.max_streams)
         sources = _source_policy(settings)
         identity = Identity(settings.instance_id, settings.registry, lambda: watcher.connected)
+        regions = Regions(settings.shared_memory)
+        stack.callback(regions.close)
+        add_to(server, TensorService(models, regions))
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceService(pipeline, models, sources, identity), server
         )

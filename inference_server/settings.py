@@ -39,6 +39,7 @@ class Settings:
     max_batch: int
     max_queue: int
     decoders: DecoderSettings
+    shared_memory: str | None
     allow_folder: tuple[Path, ...]
     give_up_seconds: float
     grace_seconds: float
@@ -126,6 +127,12 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             " counted against it: their streams wait.",
         ),
         *(_option(name, **attributes) for name, attributes in video_settings.OPTIONS.items()),
+        _option(
+            "--shared-memory",
+            metavar="PREFIX",
+            help="Let callers on this machine send tensors in POSIX shared memory whose name begins with PREFIX; /"
+            " allows any name. Not allowed by default.",
+        ),
         _option(
             "--allow-folder",
             multiple=True,
