@@ -9,13 +9,14 @@ from pathlib import Path
 
 import structlog
 
-from inference_server.detection import GraphSignature, Settings, read_settings, recognise
+from inference_server.detection import Settings, read_settings, recognise
 from inference_server.engine.device import SESSION_ERRORS, Device, open_session
 from inference_server.engine.graph import ModelVersion, read_file, read_model, signature_of
 from inference_server.engine.model import LoadedModel, names
 from inference_server.engine.prepared import Prepared, PreparedModels, key_of
 from inference_server.engine.preprocessing import compose
 from inference_server.engine.session import CONFIGURATION, SessionPlan, at_low_priority, explain
+from inference_server.engine.tensors import ports_of, widen_bfloat16
 from inference_server.errors import ModelRefused
 
 log = structlog.get_logger(__name__)
@@ -69,48 +70,50 @@ class _Loading:
 
     def beside(self, keep: PreparedModels) -> LoadedModel:
         """Optimise and rehearse at low priority, and keep what came of it."""
-        signature, graph, sha256 = self._read()
-        ready = at_low_priority(partial(self._prepare, signature, graph, sha256))
+        composed, sha256 = self._read()
+        ready = at_low_priority(partial(self._prepare, composed, sha256))
         keep.keep(self._key(sha256), ready)
         return self._open_prepared(sha256, ready)
 
     def directly(self) -> LoadedModel:
         """Optimise and rehearse in the session that answers."""
-        signature, graph, sha256 = self._read()
-        loaded = self._open(sha256, signature, graph, self.max_batch, DIRECT)
+        composed, sha256 = self._read()
+        loaded = self._open(sha256, composed, DIRECT)
         loaded.rehearse()
         return loaded
 
-    def _read(self) -> tuple[GraphSignature, bytes, str]:
-        """What the file says of itself, the graph that is to be run, and the digest."""
+    def _read(self) -> tuple[Prepared, str]:
+        """The graph that is to be run, not optimised yet, what its file says of it, and the digest."""
         model, sha256 = read_model(self.version)
         signature = signature_of(model)
-        compose(model, recognise(signature, self.settings).picture)
-        return signature, model.SerializeToString(), sha256
+        widen_bfloat16(model)
+        picture = recognise(signature, self.settings).picture
+        entries = None if picture is None else compose(model, picture)
+        at_once = 1 if picture is None else picture.batch or self.max_batch
+        return Prepared(signature, entries, at_once, model.SerializeToString()), sha256
 
-    def _prepare(self, signature: GraphSignature, graph: bytes, sha256: str) -> Prepared:
+    def _prepare(self, composed: Prepared, sha256: str) -> Prepared:
         """With one thread, the one that calls: others would not have its priority."""
         with tempfile.TemporaryDirectory(prefix="videoai-") as folder:
             saved = Path(folder) / "optimised.ort"
-            loaded = self._open(sha256, signature, graph, self.max_batch, SessionPlan(threads=1, save_to=saved))
+            loaded = self._open(sha256, composed, SessionPlan(threads=1, save_to=saved))
             loaded.rehearse()
             loaded.close()
-            return Prepared(signature, loaded.max_batch, saved.read_bytes())
+            return replace(composed, max_batch=loaded.max_batch, graph=saved.read_bytes())
 
     def _open_prepared(self, sha256: str, ready: Prepared) -> LoadedModel:
-        return self._open(sha256, ready.signature, ready.graph, ready.max_batch, SessionPlan(optimised=True))
+        return self._open(sha256, ready, SessionPlan(optimised=True))
 
-    def _open(
-        self, sha256: str, signature: GraphSignature, graph: bytes, max_batch: int, plan: SessionPlan
-    ) -> LoadedModel:
-        family = recognise(signature, self.settings)
+    def _open(self, sha256: str, graph: Prepared, plan: SessionPlan) -> LoadedModel:
+        family = recognise(graph.signature, self.settings)
         try:
-            session = open_session(graph, self.device, plan)
+            session = open_session(graph.graph, self.device, plan)
         except SESSION_ERRORS as error:
             raise ModelRefused(f"ONNX Runtime cannot run the model: {explain(error)}") from error
         version = replace(self.version, sha256=sha256)
         defaults = replace(family.defaults, **self.settings.options)
-        return LoadedModel(version, family, defaults, session, self.device, family.picture.batch or max_batch)
+        ports = ports_of(graph.signature, family.picture, graph.entries)
+        return LoadedModel(version, family, defaults, session, self.device, graph.max_batch, ports)
 
     def _key(self, sha256: str) -> str:
         options = {**CONFIGURATION, "provider": self.device.provider, "max_batch": self.max_batch}

@@ -27,19 +27,22 @@ import onnxruntime  # type: ignore[import-untyped]
 import structlog
 
 from inference_server.detection import GraphSignature, TensorSpec
+from inference_server.engine.preprocessing import Entries
 
 log = structlog.get_logger(__name__)
 
-# To be raised whenever the same model is composed, rehearsed or kept in another way than before.
-COMPOSITION = 1
+# Where it is decided how a model is read, composed, rehearsed and kept.
+_DECIDING = ("detection", "engine")
 SUFFIX = ".prepared"
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A graph that was optimised and has run here: what its file said of it, and how many frames it takes at once."""
+    """A graph that was optimised and has run here: what its file said of it, how it is entered (None if it takes no
+    pictures), and how many frames it takes at once."""
 
     signature: GraphSignature
+    entries: Entries | None
     max_batch: int
     graph: bytes
 
@@ -71,6 +74,7 @@ class PreparedModels:
         """Keep a prepared model, and drop those that were used longest ago where there is no room."""
         head = {
             "key": key,
+            "entries": prepared.entries and asdict(prepared.entries),
             "max_batch": prepared.max_batch,
             "signature": {**asdict(prepared.signature), "operators": sorted(prepared.signature.operators)},
         }
@@ -108,7 +112,7 @@ def key_of(sha256: str, attributes: Mapping[str, Any], options: Mapping[str, Any
     """The key of the model with this digest and entry for sessions with these `options`, on this machine."""
     says = json.dumps(
         {
-            "composition": COMPOSITION,
+            "code": _code(),
             "model": sha256,
             "attributes": dict(attributes),
             "options": dict(options),
@@ -119,6 +123,16 @@ def key_of(sha256: str, attributes: Mapping[str, Any], options: Mapping[str, Any
         default=str,
     )
     return hashlib.sha256(says.encode()).hexdigest()
+
+
+@cache
+def _code() -> str:
+    """A digest of the code that decides: a graph that an older one composed may not be what this one means."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(path for part in _DECIDING for path in (package / part).rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 @cache
@@ -138,7 +152,8 @@ def _read(digest: bytes, line: bytes, graph: bytes, key: str) -> Prepared:
     head = json.loads(line)
     if head["key"] != key:
         raise ValueError("it is another's")
-    return Prepared(_signature(head["signature"]), int(head["max_batch"]), graph)
+    entries = None if head["entries"] is None else Entries(**head["entries"])
+    return Prepared(_signature(head["signature"]), entries, int(head["max_batch"]), graph)
 
 
 def _digest(line: bytes, graph: bytes) -> bytes:
