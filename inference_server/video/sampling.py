@@ -25,8 +25,8 @@ class Choice(Enum):
 class Clock:
     """Seconds from the first frame by the timestamps; a frame that has none follows at the frame rate.
 
-    Never goes back: for a frame whose timestamp is a little before the last one's it stands still; one that is far before
-    it (a camera that was restarted) follows at the frame rate, and time goes on from there.
+    Never goes back: for a frame whose timestamp is a little before the last one's it stands still; one that is far
+    before it (a camera that was restarted) follows at the frame rate, and time goes on from there.
     """
 
     def __init__(self, frame_rate: float) -> None:

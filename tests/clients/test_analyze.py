@@ -202,22 +202,8 @@ def test_only_what_was_asked_for_is_sent(call: Callable[..., Any], fake: Any, vi
 
     fake.inference.answers["AnalyzeVideo"] = answer
     call(video)
-    options = [
-        "--fps",
-        2.5,
-        "--start",
-        1,
-        "--end",
-        2,
-        "--max-frames",
-        3,
-        "--resume-after-pts",
-        -7,
-        "--confidence",
-        0.5,
-        "--iou",
-        0.25,
-    ]
+    options = ["--fps", 2.5, "--start", 1, "--end", 2, "--max-frames", 3, "--confidence", 0.5, "--iou", 0.25]
+    options += ["--resume-after-pts", -7]
     call(video, "--model", "m", *options, "--max-detections", 7, "--class", "a", "--class", "b")
     assert configs[0] == inference_pb2.AnalyzeConfig()
     assert configs[1] == inference_pb2.AnalyzeConfig(

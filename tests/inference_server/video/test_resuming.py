@@ -65,7 +65,5 @@ async def test_any_frame_will_do_to_resume_after(tools: Any, pool: DecoderPool, 
 
 
 async def test_a_frame_that_is_not_there_is_said(tools: Any, pool: DecoderPool, video: bytes) -> None:
-    with pytest.raises(
-        FrameNotFound, match=r"resume_after_pts: expected the pts of a frame, got -1, .* none of 30 has"
-    ):
+    with pytest.raises(FrameNotFound, match=r"resume_after_pts: .*, got -1, which none of 30 has"):
         await tools.decode(pool, video, StreamRequest(resume_after_pts=-1))
