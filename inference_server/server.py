@@ -15,7 +15,7 @@ from videoai.inference.v1 import inference_pb2_grpc
 
 from inference_server.applier import Applier
 from inference_server.cache import ModelCache
-from inference_server.engine import choose_device, load
+from inference_server.engine import PreparedModels, choose_device, load
 from inference_server.errors import DeviceUnavailable
 from inference_server.fetching import ModelFiles
 from inference_server.pipeline import Pipeline
@@ -26,7 +26,7 @@ from inference_server.sources import SourcePolicy
 from inference_server.state import StateFile
 from inference_server.tensors import SERVICE as TENSOR_SERVICE
 from inference_server.tensors import Regions, TensorService, add_to
-from inference_server.video import DecoderPool, DecoderSettings
+from inference_server.video import DecoderPool
 from inference_server.watcher import Watcher
 from server_kit import background
 from server_kit.health import Health
@@ -39,7 +39,7 @@ log = structlog.get_logger(__name__)
 async def inference_server(settings: Settings, server: grpc.aio.Server, health: Health) -> AsyncIterator[None]:
     """Serve what the registry has in production until left. Raises StartupError where the device is not to be had."""
     try:
-        device = await asyncio.to_thread(choose_device, settings.device)
+        device = await asyncio.to_thread(choose_device, settings.device, settings.gpu_memory_limit)
     except DeviceUnavailable as error:
         raise StartupError(f"--device {settings.device}: {error}") from error
     async with AsyncExitStack() as stack:
@@ -50,7 +50,7 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
         applier = Applier(
             models,
             _model_files(settings),
-            partial(load, device=device, max_batch=settings.max_batch),
+            partial(load, device=device, max_batch=settings.max_batch, prepared=_prepared_models(settings)),
             state_file,
             on_ready=lambda ready: health.set(serving=ready),
         )
@@ -64,7 +64,7 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
             names=settings.models,
             unload_cleared=settings.unload_cleared,
         )
-        pool = await stack.enter_async_context(DecoderPool(_decoder_settings(settings)))
+        pool = await stack.enter_async_context(DecoderPool(settings.decoders))
         pipeline = Pipeline(models, pool, settings.max_streams)
         sources = _source_policy(settings)
         services = (SERVICE, TENSOR_SERVICE)
@@ -88,8 +88,8 @@ def _model_files(settings: Settings) -> ModelFiles:
     return ModelFiles(partial(BlockingClient, settings.registry), cache)
 
 
-def _decoder_settings(settings: Settings) -> DecoderSettings:
-    return DecoderSettings(spool_folder=settings.spool_folder, max_spool_bytes=settings.max_spool_bytes)
+def _prepared_models(settings: Settings) -> PreparedModels:
+    return PreparedModels(settings.prepared_folder, settings.max_prepared_bytes)
 
 
 def _source_policy(settings: Settings) -> SourcePolicy:

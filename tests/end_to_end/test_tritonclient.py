@@ -29,7 +29,8 @@ PREFIX = f"videoai-test-{os.getpid()}-"
 LEFT_OUT = (
     "BatchInput", "BatchOutput", "InferResponseStatistics", "MemoryUsage", "ModelConfig.", "ModelDynamicBatching.",
     "ModelEnsembling", "ModelInput.", "ModelInstanceGroup.", "ModelMetrics", "ModelOperations",
-    "ModelOptimizationPolicy", "ModelOutput.", "ModelQueuePolicy", "ModelRateLimiter", "ModelRepositoryAgents", "ModelResponseCache",
+    "ModelOptimizationPolicy", "ModelOutput.", "ModelQueuePolicy", "ModelRateLimiter", "ModelRepositoryAgents",
+    "ModelResponseCache",
     "ModelSequenceBatching", "ModelStatistics.memory_usage", "ModelStatistics.response_stats",
     "ModelStatistics.ResponseStatsEntry", "ModelTensorReshape", "ModelVersionPolicy.", "ModelWarmup",
     "CudaSharedMemoryStatusResponse",

@@ -49,7 +49,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
         *(
             f"{server}.{module}"
             for server in ("registry_server", "inference_server")
-            for module in ("settings", "__main__")
+            for module in ("settings", "video_settings", "__main__")
         ),
         "registry_server.edit",
         "server_kit.options",
