@@ -44,8 +44,7 @@ class DecodedStream:
         # What frames on their way may be prepared for: the newest target, and older ones not yet acknowledged as over.
         self._aims: dict[int, tuple[Target, FrameMemory]] = {}
         self._generation = target.generation
-        timeout = settings.decode_timeout_seconds
-        self._decoder = Conversation(process, timeout, self._receive, self._end)
+        self._decoder = Conversation(process, settings, self._receive, self._end)
         self._decoder.send(type="video", request=asdict(request), **_limits(settings))
         self._aim(target, None)
 

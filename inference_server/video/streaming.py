@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from av import VideoFrame
 
+from inference_server.video import limits
 from inference_server.video.decoding import Decoding
 from inference_server.video.link import Link
 from inference_server.video.memory import FrameMemory
@@ -58,10 +58,11 @@ class StreamJob:
         self._free.append(slot)
         self._send_held()
 
-    def run(self, spool_folder: Path) -> None:
+    def run(self, spool: int | OSError) -> None:
         """Decode to the end, and tell the server about it. Raises VideoError."""
         task = self._task
-        demuxer, source = open_source(self._link, spool_folder, task["max_spool_bytes"])
+        demuxer, source = open_source(self._link, spool, task["max_spool_bytes"])
+        self._restart_clock()
         self._decoding = Decoding(demuxer, source, task["max_pixels"], task["threads"], task["corrupt_packet_budget"])
         self._poses = PoseReader(self._decoding.pixel_shape)
         for sample in self._samples(self._start(self._decoding.frames())):
@@ -84,6 +85,7 @@ class StreamJob:
         clock, sampler = Clock(self._decoding.frame_rate), Sampler(self._request)
         for index, (frame, decode_seconds) in enumerate(frames):
             self._decoded += 1
+            self._restart_clock()
             self._link.serve(wait=False)
             seconds = clock.seconds(frame.pts, self._decoding.time_base(frame))
             match sampler.choose(index, seconds):
@@ -91,6 +93,10 @@ class StreamJob:
                     yield _Sample(frame, index, seconds, decode_seconds)
                 case Choice.STOP:
                     return
+
+    def _restart_clock(self) -> None:
+        """Give the next frame its time of the processor."""
+        limits.restart_clock(self._task["max_frame_cpu_seconds"])
 
     def _offer(self, sample: _Sample) -> None:
         if self._request.latest:
