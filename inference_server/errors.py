@@ -6,6 +6,8 @@ InferenceError
 ├── ModelNotReady           a model is served, but no version of it runs
 ├── RawTensorsOnly          the version has no detections to give, only raw tensors, and they were not asked for
 ├── Overloaded              a limit of this server is reached; the message names the limit
+├── QueueFull               more waits for the model than this server lets wait
+├── DeadlinePassed          the caller's deadline passed before the session was free
 ├── ShuttingDown            this server is going away
 ├── NotImplementedYet       a part of the contract that this release does not have
 ├── ModelRefused            a version cannot be served: missing, changed, broken, or a layout nobody knows
@@ -62,6 +64,19 @@ class Overloaded(InferenceError):
     """A limit of this server is reached; the message names it. Callers are asked to wait so long before they retry."""
 
     retry_after_seconds = 1.0
+
+
+class QueueFull(InferenceError):
+    """So much waits for the model that more would only wait longer; another replica, or this one later, can answer."""
+
+    retry_after_seconds = 0.1
+
+    def __init__(self, model_name: str, limit: int) -> None:
+        super().__init__(f"max-queue: {limit} rows wait for model {model_name!r}, the limit of this server; try again")
+
+
+class DeadlinePassed(InferenceError):
+    """The caller's deadline passed before its work began."""
 
 
 class ShuttingDown(InferenceError):

@@ -13,6 +13,7 @@ from inference_server.batcher import Answer
 from inference_server.detection import Options, place
 from inference_server.engine import LoadedModel
 from inference_server.errors import InvalidField, Overloaded, RawTensorsOnly, ShuttingDown
+from inference_server.fair_queue import Turn
 from inference_server.serving import Lease, Running, ServedModel, ServedModels
 from inference_server.video import (
     DecodedStream,
@@ -136,7 +137,8 @@ class Pipeline:
         with served.lease() as running:
             analysis.check(running.model)
             async with self._pool.prepare_pictures(pictures, running.model.layout) as prepared:
-                return await _all([_answer(served, running, analysis, frame) for frame in prepared])
+                turn = Turn(caller=object())
+                return await _all([_answer(served, running, analysis, frame, turn) for frame in prepared])
 
     def stop(self) -> None:
         """End the streams that are still running: each gets the answers that are ready, then ShuttingDown."""
@@ -157,6 +159,7 @@ class _Stream:
         self._served = served
         self._analysis = analysis
         self._leases = {0: lease}
+        self._turn = Turn(caller=self, bounded=False)
         self._ready: asyncio.Queue[StartedVideo | _Pending | Exception | None] = asyncio.Queue()
         self._in_flight: set[asyncio.Task[AnsweredFrame]] = set()
         self._per_version: dict[int, int] = {}
@@ -226,7 +229,7 @@ class _Stream:
         self._ready.put_nowait(StartedVideo(info, self._leases[max(self._leases)].running.model))
         async for frame in decoded:
             lease = self._leases[frame.target.generation].running.lease()
-            task = asyncio.create_task(_answer(self._served, lease.running, self._analysis, frame))
+            task = asyncio.create_task(_answer(self._served, lease.running, self._analysis, frame, self._turn))
             task.add_done_callback(lambda _, lease=lease: lease.release())  # type: ignore[misc]
             self._in_flight.add(task)
             task.add_done_callback(self._in_flight.discard)
@@ -247,12 +250,18 @@ class _Pending:
     answer: asyncio.Task[AnsweredFrame]
 
 
-async def _answer(served: ServedModel, running: Running, analysis: Analysis, frame: PreparedFrame) -> AnsweredFrame:
+async def _answer(
+    served: ServedModel, running: Running, analysis: Analysis, frame: PreparedFrame, turn: Turn
+) -> AnsweredFrame:
     model = running.model
     placement = place(model.layout, frame.width, frame.height)
     try:
         answer = await running.batcher.submit(
-            frame.pixels, placement, analysis.options_for(model), include_outputs=analysis.include_tensors
+            frame.pixels,
+            placement,
+            analysis.options_for(model),
+            include_outputs=analysis.include_tensors,
+            turn=turn,
         )
     except Exception:
         served.frames_failed += 1
@@ -260,7 +269,6 @@ async def _answer(served: ServedModel, running: Running, analysis: Analysis, fra
         raise
     served.frames_answered += 1
     metrics.FRAMES_ANSWERED.labels(served.model_name, model.version.version).inc()
-    metrics.QUEUE_SECONDS.labels(served.model_name).observe(answer.queue_seconds)
     return AnsweredFrame(
         frame.frame_index,
         frame.pts,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import grpc
 import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 from videoai.inference.v1 import inference_pb2 as pb
 from videoai.inference.v1 import inference_pb2_grpc
@@ -17,6 +18,7 @@ from videoai.inference.v1 import inference_pb2_grpc
 from inference_server.detection import Classes, Detections, Options
 from inference_server.errors import (
     CorruptVideo,
+    DeadlinePassed,
     DecoderFailed,
     InvalidField,
     InvalidPicture,
@@ -24,6 +26,7 @@ from inference_server.errors import (
     ModelNotServed,
     NotImplementedYet,
     Overloaded,
+    QueueFull,
     RawTensorsOnly,
     ShuttingDown,
     UnsupportedVideo,
@@ -45,7 +48,9 @@ ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
     ModelNotServed: grpc.StatusCode.NOT_FOUND,
     RawTensorsOnly: grpc.StatusCode.FAILED_PRECONDITION,
     ModelNotReady: grpc.StatusCode.UNAVAILABLE,
+    QueueFull: grpc.StatusCode.UNAVAILABLE,
     ShuttingDown: grpc.StatusCode.UNAVAILABLE,
+    DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
     NotImplementedYet: grpc.StatusCode.UNIMPLEMENTED,
     DecoderFailed: grpc.StatusCode.INTERNAL,
 }
@@ -109,7 +114,14 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             registry_connected=self._identity.registry_connected(),
             models=[_served(model) for model in self._models],
             active_streams=self._pipeline.active_streams,
+            current_timestamp=_now(),
         )
+
+
+def _now() -> Timestamp:
+    now = Timestamp()
+    now.GetCurrentTime()
+    return now
 
 
 async def _config(requests: AsyncIterator[pb.AnalyzeVideoRequest]) -> pb.AnalyzeConfig:

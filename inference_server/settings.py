@@ -36,6 +36,7 @@ class Settings:
     unload_cleared: bool
     max_streams: int
     max_batch: int
+    max_queue: int
     spool_folder: Path
     max_spool_bytes: int
     grace_seconds: float
@@ -113,6 +114,14 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=8,
             show_default=True,
             help="Frames run together, for models with a dynamic batch dimension.",
+        ),
+        _option(
+            "--max-queue",
+            type=click.IntRange(1),
+            default=1024,
+            show_default=True,
+            help="Pictures, and rows of tensors, that may wait for a model; more are refused. Frames of videos are not"
+            " counted against it: their streams wait.",
         ),
         _option(
             "--spool-folder",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,14 +21,16 @@ log = structlog.get_logger(__name__)
 
 Frame = NDArray[np.uint8]
 Outputs = dict[str, NDArray[Any]]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 class LoadedModel:
     """A version that answers frames.
 
-    `max_batch` is how many frames `run` takes at once, `device` is "cpu" or "cuda:N", `provider` is what ONNX Runtime
-    reports for the session, and `version.sha256` is always that of the file that was loaded. `defaults` are the options
-    of requests that leave them open.
+    `max_batch` is how many frames `run` takes at once, `batch` how many it always takes where that is fixed (None if
+    it is not). `frames_input` is the input that frames go into, uint8 (N, H, W, 3). `device` is "cpu" or "cuda:N",
+    `provider` is what ONNX Runtime reports for the session, and `version.sha256` is always that of the file that was
+    loaded. `defaults` are the options of requests that leave them open.
     """
 
     def __init__(
@@ -41,13 +43,19 @@ class LoadedModel:
         self.provider: str = session.get_providers()[0]
         self.max_batch = max_batch
         self._session: Session | None = session
-        self._input: str = session.get_inputs()[0].name
+        self.batch = family.picture.batch
+        self.frames_input: str = session.get_inputs()[0].name
         self._outputs: list[str] = [output.name for output in session.get_outputs()]
 
     @property
     def sha256(self) -> str:
         """Digest of the file that was loaded, 64 lower-case hexadecimal digits."""
         return self.version.sha256
+
+    @property
+    def read_outputs(self) -> Collection[str]:
+        """The outputs that frames are read from."""
+        return self._outputs
 
     @property
     def layout(self) -> Layout:
@@ -63,7 +71,17 @@ class LoadedModel:
         """
         if not 1 <= len(frames) <= self.max_batch:
             raise ValueError(f"frames: expected 1..{self.max_batch}, got {len(frames)}")
-        return self._split(self._run(self._stack(frames)), len(frames))
+        arrays = self.run_rows([{self.frames_input: frame[None]} for frame in frames])
+        return [{name: array[index] for name, array in arrays.items()} for index in range(len(frames))]
+
+    def run_rows(self, parts: Sequence[Arrays], names: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+        """The outputs called `names` (all if None) for the rows of all `parts`, one after the other. Blocks.
+
+        Each part has the same inputs, and as many rows of one as of the other; a single one is passed on where it lies.
+        A batch that is fixed is filled up, and what is more than the rows asked for is to be ignored. The arrays keep
+        all memory of the session. Raises RuntimeError after `close`, or what ONNX Runtime raises.
+        """
+        return self._run(self._join(parts), self._outputs if names is None else [*names])
 
     def close(self) -> None:
         """Free the session once no run uses it any more, and give its memory back to the system."""
@@ -93,32 +111,31 @@ class LoadedModel:
         layout = self.layout
         noise = np.random.default_rng(0).integers(0, 256, (size, layout.height, layout.width, 3), np.uint8)
         try:
-            arrays = self._run(noise)
+            arrays = self._run({self.frames_input: noise}, self._outputs)
         except ORT_ERRORS as error:
             raise ModelRefused(f"the model does not run with {size} frames: {explain(error)}") from error
-        for name, array in zip(self._outputs, arrays, strict=True):
+        for name, array in arrays.items():
             _check_output(name, array, size)
-        for outputs in self._split(arrays, size):
+        for index in range(size):
+            outputs = {name: array[index] for name, array in arrays.items()}
             self.family.check(outputs)
             self.family.decode(outputs, place(layout, layout.width, layout.height), self.defaults)
 
-    def _run(self, batch: Frame) -> list[NDArray[Any]]:
+    def _run(self, inputs: Arrays, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         session = self._session
         if session is None:
             raise RuntimeError("the model is closed")
-        arrays: list[NDArray[Any]] = session.run(self._outputs, {self._input: batch})
-        return arrays
+        return dict(zip(names, session.run(names, inputs), strict=True))
 
-    def _stack(self, frames: Sequence[Frame]) -> Frame:
-        fixed = self.family.picture.batch
-        if len(frames) == 1 and fixed in (None, 1):
-            return frames[0][None]
-        batch = np.zeros((fixed or len(frames), *frames[0].shape), np.uint8)
-        np.stack(frames, out=batch[: len(frames)])
-        return batch
+    def _join(self, parts: Sequence[Arrays]) -> Arrays:
+        """All rows of each input; those of a fixed batch that nobody asked for are zeros."""
+        if len(parts) == 1 and self._full(parts[0]):
+            return parts[0]
+        joined = {name: [part[name] for part in parts] for name in parts[0]}
+        return {name: _stack(arrays, self.batch) for name, arrays in joined.items()}
 
-    def _split(self, arrays: Sequence[NDArray[Any]], count: int) -> list[Outputs]:
-        return [dict(zip(self._outputs, (array[index] for array in arrays), strict=True)) for index in range(count)]
+    def _full(self, part: Arrays) -> bool:
+        return self.batch is None or self.frames_input not in part or len(part[self.frames_input]) == self.batch
 
 
 def load(version: ModelVersion, device: Device, *, max_batch: int = 8) -> LoadedModel:
@@ -147,6 +164,14 @@ def _larger_sizes(max_batch: int) -> list[int]:
     """The batch sizes to rehearse after 1: powers of two below `max_batch`, and `max_batch` itself."""
     powers = [1 << exponent for exponent in range(1, max_batch.bit_length()) if 1 << exponent < max_batch]
     return [*powers, max_batch] if max_batch > 1 else []
+
+
+def _stack(arrays: Sequence[NDArray[Any]], rows: int | None) -> NDArray[Any]:
+    """`arrays` one below the other, and zeros up to `rows`."""
+    if rows is not None:
+        missing = rows - sum(map(len, arrays))
+        arrays = [*arrays, np.zeros((missing, *arrays[0].shape[1:]), arrays[0].dtype)]
+    return np.concatenate(arrays)
 
 
 def _check_output(name: str, array: NDArray[Any], size: int) -> None:

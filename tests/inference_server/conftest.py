@@ -36,7 +36,11 @@ class FakeModel:
     max_batch: int = 1
     device: str = "cpu"
     provider: str = "FakeProvider"
+    batch: int | None = None
+    frames_input: str = "frames"
+    read_outputs: tuple[str, ...] = ("output0",)
     batches: list[int] = field(default_factory=list)
+    values: list[list[int]] = field(default_factory=list)
     failure: Exception | None = None
     closed: bool = False
 
@@ -49,14 +53,16 @@ class FakeModel:
         self.may_run.set()
         self.entered = threading.Semaphore(0)
 
-    def run(self, frames):
+    def run_rows(self, parts, names=None):
         assert not self.closed
         self.entered.release()
         assert self.may_run.wait(30)
+        frames = np.concatenate([part["frames"] for part in parts])
         self.batches.append(len(frames))
+        self.values.append(frames[:, 0, 0, 0].tolist())
         if self.failure:
             raise self.failure
-        return [{"output0": frame[0, 0, :1]} for frame in frames]
+        return {"output0": frames[:, 0, 0, :1]}
 
     def close(self):
         self.closed = True

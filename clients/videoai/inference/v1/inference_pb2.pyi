@@ -6,6 +6,7 @@ Detection on video: encoded video or pictures in, boxes out; every answer says w
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -1071,6 +1072,7 @@ class GetServingStateResponse(_message.Message):
     REGISTRY_CONNECTED_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     ACTIVE_STREAMS_FIELD_NUMBER: _builtins.int
+    CURRENT_TIMESTAMP_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """This server, as the registry's rollout names it."""
     registry: _builtins.str
@@ -1083,6 +1085,10 @@ class GetServingStateResponse(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedModel]:
         """What it serves, ordered by name."""
 
+    @_builtins.property
+    def current_timestamp(self) -> _timestamp_pb2.Timestamp:
+        """The server's clock, in UTC, when it answered."""
+
     def __init__(
         self,
         *,
@@ -1091,10 +1097,11 @@ class GetServingStateResponse(_message.Message):
         registry_connected: _builtins.bool = ...,
         models: _abc.Iterable[Global___ServedModel] | None = ...,
         active_streams: _builtins.int = ...,
+        current_timestamp: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["current_timestamp", b"current_timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "instance_id", b"instance_id", "models", b"models", "registry", b"registry", "registry_connected", b"registry_connected"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "current_timestamp", b"current_timestamp", "instance_id", b"instance_id", "models", b"models", "registry", b"registry", "registry_connected", b"registry_connected"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
