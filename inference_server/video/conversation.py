@@ -111,6 +111,7 @@ class Conversation:
 
     async def _watch(self, timeout_seconds: float) -> None:
         """After a while of silence ask; kill a decoder that leaves the question unanswered."""
+        await self._process.forked.wait()
         while not self.ended:
             if await self._silent(timeout_seconds / 2):
                 self.send(type="ping")

@@ -41,7 +41,8 @@ _ATTEMPTS = 2
 class DecoderProcess:
     """One process, which may still be on its way: its sockets work from the start.
 
-    `exited` has the exit code, negative for a signal, or the reason why there was no process.
+    `forked` is set when it runs, or never will. `exited` has the exit code, negative for a signal, or the reason why
+    there was no process.
     """
 
     def __init__(self, control: socket.socket, data: socket.socket, kill: Callable[[], None]) -> None:
@@ -49,6 +50,7 @@ class DecoderProcess:
         self.control = control
         self._data = data
         self.kill = kill
+        self.forked = asyncio.Event()
         self.exited: asyncio.Future[int | str] = asyncio.get_running_loop().create_future()
         self._writing = asyncio.Lock()
         self._closed = False
@@ -198,7 +200,10 @@ class Nursery:
                 self._ready = True
                 self._on_ready([str(layer) for layer in message["layers"]])
             case "forked":
-                self._delivered(wire.integer(message, "id", 1, self._last_id))
+                worker = wire.integer(message, "id", 1, self._last_id)
+                self._delivered(worker)
+                if worker in self._children:
+                    self._children[worker].forked.set()
             case "refused":
                 self._ended(wire.integer(message, "id", 1, self._last_id), wire.text(message, "reason"))
             case "exited":
@@ -226,6 +231,7 @@ class Nursery:
         self._delivered(worker)
         process = self._children.pop(worker, None)
         if process is not None and not process.exited.done():
+            process.forked.set()
             process.exited.set_result(status)
 
 
