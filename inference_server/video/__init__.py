@@ -11,6 +11,7 @@ from inference_server.video.settings import DecoderSettings
 from inference_server.video.stream import DecodedStream
 from inference_server.video.values import (
     EncodedPicture,
+    OpenedFile,
     Picture,
     PreparedFrame,
     RawPicture,
@@ -18,6 +19,7 @@ from inference_server.video.values import (
     Target,
     VideoInfo,
     VideoSummary,
+    WallClock,
 )
 
 __all__ = [
@@ -27,9 +29,11 @@ __all__ = [
     "DecodedStream",
     "PreparedFrame",
     "StreamRequest",
+    "OpenedFile",
     "Target",
     "VideoInfo",
     "VideoSummary",
+    "WallClock",
     "EncodedPicture",
     "RawPicture",
     "Picture",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -53,8 +53,8 @@ class Conversation:
         self._channel = Channel(process.control, self._receive, self._lost)
         self._spawn(self._watch(settings.decode_timeout_seconds))
 
-    def send(self, **message: Any) -> None:
-        self._channel.send(message)
+    def send(self, fds: Sequence[int] = (), /, **message: Any) -> None:
+        self._channel.send(message, fds)
 
     def send_target(self, target: Target, slots: int, slot_bytes: int, fd: int | None) -> None:
         """Tell the decoder what to prepare for, and in which memory if that is new."""

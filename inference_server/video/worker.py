@@ -6,7 +6,6 @@ import os
 import socket
 import traceback
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from inference_server.detection.geometry import Layout, Resize
@@ -14,7 +13,6 @@ from inference_server.errors import VideoError
 from inference_server.video import limits, sandbox
 from inference_server.video.link import Link
 from inference_server.video.memory import FrameMemory
-from inference_server.video.source import open_spool
 from inference_server.video.stills import prepare_stills
 from inference_server.video.streaming import StreamJob
 from inference_server.video.values import Target
@@ -41,6 +39,7 @@ class _Worker:
         self._link = link
         self._layers = layers
         self._task: dict[str, Any] | None = None
+        self._file: int | None = None
         self._job: StreamJob | None = None
         self._memory: FrameMemory | None = None
         self._target: Target | None = None
@@ -57,10 +56,9 @@ class _Worker:
             layout, cpu_seconds = self._target.layout, task["max_frame_cpu_seconds"]
             prepare_stills(self._link, self._memory, layout, task["pictures"], task["max_pixels"], cpu_seconds)
         else:
-            spool = open_spool(Path(task["spool_folder"]))
+            self._job = StreamJob(self._link, task, self._target, self._memory, self._file)
             self._enclose()
-            self._job = StreamJob(self._link, task, self._target, self._memory)
-            self._job.run(spool)
+            self._job.run()
 
     def _enclose(self) -> None:
         """From here on nothing can be opened; not a byte of the input has been looked at."""
@@ -77,6 +75,7 @@ class _Worker:
                 self._job.release(message["slot"])
             case "video" | "pictures":
                 self._task = message
+                self._file = self._link.take_fd() if message.get("file") else None
 
     def _retarget(self, message: dict[str, Any]) -> None:
         layout = Layout(message["width"], message["height"], Resize(message["resize"]), message["fill"])
