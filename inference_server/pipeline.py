@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import partial
 from typing import Any
 
 from inference_server import metrics
-from inference_server.batcher import Answer
+from inference_server.batcher import Answer, Job
 from inference_server.detection import Options, place
 from inference_server.engine import LoadedModel
 from inference_server.errors import InvalidField, Overloaded, RawTensorsOnly, ShuttingDown
 from inference_server.fair_queue import Turn
+from inference_server.outbox import Outbox
 from inference_server.serving import Lease, Running, ServedModel, ServedModels
 from inference_server.video import (
     DecodedStream,
@@ -32,12 +35,14 @@ class Analysis:
     """What is asked of every frame.
 
     `options` are the fields of `Options` that the caller chose; the version's own defaults stand for the others. With
-    `class_names` only those classes count; `include_tensors` says whether raw outputs are wanted.
+    `class_names` only those classes count; `include_tensors` says whether raw outputs are wanted. `together`: how many
+    frames of a video may be told of in one event.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     include_tensors: bool = False
+    together: int = 1
 
     def check(self, model: LoadedModel) -> None:
         """Raise where the version cannot do what is asked. Asked of the version that runs when a call begins."""
@@ -89,7 +94,17 @@ class FinishedVideo:
     frames_per_version: Mapping[int, int]
 
 
-Event = StartedVideo | AnsweredFrame | FinishedVideo
+@dataclass(frozen=True, slots=True)
+class AnsweredFrames:
+    """One or several frames to be told of together, in order."""
+
+    frames: Sequence[AnsweredFrame]
+
+
+Event = StartedVideo | AnsweredFrames | FinishedVideo
+
+# Answers that wait to be sent while the memory of their frames is already free for the next ones.
+MAX_UNSENT = 64
 
 
 class Pipeline:
@@ -114,7 +129,9 @@ class Pipeline:
         served = self._models.find(model_name)
         with served.lease() as running:
             analysis.check(running.model)
-            stream = _Stream(served, running.lease(), analysis)
+            # Where only the newest frame counts, or an answer is as large as its frame, the caller sets the pace.
+            unsent = 0 if request.latest or analysis.include_tensors else MAX_UNSENT
+            stream = _Stream(served, running.lease(), analysis, unsent)
         self._streams.add(stream)
         metrics.STREAMS.inc()
         try:
@@ -137,8 +154,8 @@ class Pipeline:
         with served.lease() as running:
             analysis.check(running.model)
             async with self._pool.prepare_pictures(pictures, running.model.layout) as prepared:
-                turn = Turn(caller=object())
-                return await _all([_answer(served, running, analysis, frame, turn) for frame in prepared])
+                asking = _Asking(served, running, analysis, Turn(caller=object()))
+                return await _all([asking.answer(frame) for frame in prepared])
 
     def stop(self) -> None:
         """End the streams that are still running: each gets the answers that are ready, then ShuttingDown."""
@@ -155,13 +172,14 @@ class _Stream:
     for, versions never go back, and a stream that stands still keeps no old version loaded.
     """
 
-    def __init__(self, served: ServedModel, lease: Lease, analysis: Analysis) -> None:
+    def __init__(self, served: ServedModel, lease: Lease, analysis: Analysis, max_unsent: int) -> None:
         self._served = served
         self._analysis = analysis
+        self._max_unsent = max_unsent
         self._leases = {0: lease}
         self._turn = Turn(caller=self, bounded=False)
-        self._ready: asyncio.Queue[StartedVideo | _Pending | Exception | None] = asyncio.Queue()
-        self._in_flight: set[asyncio.Task[AnsweredFrame]] = set()
+        self._asking = _Asking(served, lease.running, analysis, self._turn)
+        self._outbox: Outbox[StartedVideo | Exception | _End, _Pending] = Outbox(analysis.together)
         self._per_version: dict[int, int] = {}
 
     @property
@@ -172,7 +190,7 @@ class _Stream:
 
     def fail(self, error: Exception) -> None:
         """End the stream with `error`, after the answers that are already on their way."""
-        self._ready.put_nowait(error)
+        self._outbox.put(error)
 
     def release(self) -> None:
         for lease in self._leases.values():
@@ -183,23 +201,28 @@ class _Stream:
         parts = (self._upload(decoded, chunks), self._follow(decoded), self._read(decoded))
         tasks = [asyncio.create_task(self._guard(part)) for part in parts]
         try:
-            while (item := await self._ready.get()) is not None:
-                if isinstance(item, Exception):
-                    raise item
-                if isinstance(item, StartedVideo):
-                    yield item
-                    continue
-                answered = await item.answer
-                self._count(answered.model.version.version)
-                yield answered
-                item.frame.release()
+            while (taken := await self._outbox.take()) is not _END:
+                if isinstance(taken, Exception):
+                    raise taken
+                if isinstance(taken, StartedVideo):
+                    yield taken
+                elif isinstance(taken, list):
+                    yield AnsweredFrames([self._answered(pending) for pending in taken])
+                    for pending in taken:
+                        pending.frame.release()
             self._report(decoded.summary)
             yield FinishedVideo(decoded.summary, self._per_version)
         finally:
-            for task in (*tasks, *self._in_flight):
+            for task in tasks:
                 task.cancel()
-            # Frames are views of memory that goes with the decoder: wait for the session to be done with them.
-            await asyncio.gather(*tasks, *self._in_flight, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._give_up()
+
+    async def _give_up(self) -> None:
+        """Take back what is still to be answered."""
+        begun = [pending.answer for pending in self._outbox.unanswered() if not pending.withdraw()]
+        if begun:  # frames are views of memory that goes with the decoder: wait for the session to be done with them
+            await asyncio.wait(begun)
 
     async def _guard(self, part: Any) -> None:
         try:
@@ -226,61 +249,113 @@ class _Stream:
     async def _read(self, decoded: DecodedStream) -> None:
         """Send every frame to its version once it is prepared; the decoder's slots bound how many are on the way."""
         info = await decoded.started()
-        self._ready.put_nowait(StartedVideo(info, self._leases[max(self._leases)].running.model))
+        self._outbox.put(StartedVideo(info, self._leases[max(self._leases)].running.model))
         async for frame in decoded:
             lease = self._leases[frame.target.generation].running.lease()
-            task = asyncio.create_task(_answer(self._served, lease.running, self._analysis, frame, self._turn))
-            task.add_done_callback(lambda _, lease=lease: lease.release())  # type: ignore[misc]
-            self._in_flight.add(task)
-            task.add_done_callback(self._in_flight.discard)
-            self._ready.put_nowait(_Pending(frame, task))
-        self._ready.put_nowait(None)
+            if lease.running is not self._asking.running:
+                self._asking = _Asking(self._served, lease.running, self._analysis, self._turn)
+            pending = _Pending(frame, lease, self._asking, self._asking.ask(frame))
+            pending.answer.add_done_callback(partial(self._settle, pending))
+            self._outbox.expect(pending)
+        self._outbox.put(_END)
 
-    def _count(self, version: int) -> None:
+    def _settle(self, pending: _Pending, answer: asyncio.Future[Answer]) -> None:
+        """The session is done with a frame: its version may go, and its memory unless too many answers wait already."""
+        pending.lease.release()
+        if not answer.cancelled():
+            pending.asking.count(failed=answer.exception() is not None)
+        if len(self._outbox) <= self._max_unsent:
+            pending.frame.release()
+
+    def _answered(self, pending: _Pending) -> AnsweredFrame:
+        version = pending.asking.model.version.version
+        answered = pending.asking.answered(pending.frame, pending.answer.result())
         self._per_version[version] = self._per_version.get(version, 0) + 1
+        return answered
 
     def _report(self, summary: VideoSummary) -> None:
         metrics.FRAMES_DROPPED.labels(self._served.model_name).inc(summary.frames_dropped)
         metrics.CORRUPT_PACKETS.labels(self._served.model_name).inc(summary.corrupt_packets)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    frame: PreparedFrame
-    answer: asyncio.Task[AnsweredFrame]
+class _End(Enum):
+    """After the last frame."""
+
+    END = "end"
 
 
-async def _answer(
-    served: ServedModel, running: Running, analysis: Analysis, frame: PreparedFrame, turn: Turn
-) -> AnsweredFrame:
-    model = running.model
-    placement = place(model.layout, frame.width, frame.height)
-    try:
-        answer = await running.batcher.submit(
-            frame.pixels,
-            placement,
-            analysis.options_for(model),
-            include_outputs=analysis.include_tensors,
-            turn=turn,
+_END = _End.END
+
+
+class _Asking:
+    """Frames of one call and the version that answers them, with what is the same for all of these frames."""
+
+    def __init__(self, served: ServedModel, running: Running, analysis: Analysis, turn: Turn) -> None:
+        self.running = running
+        self.model = running.model
+        self._served = served
+        self._options = analysis.options_for(running.model)
+        self._include_outputs = analysis.include_tensors
+        self._turn = turn
+        self._placement = place(running.model.layout, 1, 1)
+        self._frames_answered = metrics.FRAMES_ANSWERED.labels(served.model_name, running.model.version.version)
+
+    def ask(self, frame: PreparedFrame) -> Job[Answer]:
+        """Queue a frame; its pixels must stay until it is answered."""
+        spot = self._placement
+        if (spot.source_width, spot.source_height) != (frame.width, frame.height):
+            spot = self._placement = place(self.model.layout, frame.width, frame.height)
+        ask = self.running.batcher.ask
+        return ask(frame.pixels, spot, self._options, include_outputs=self._include_outputs, turn=self._turn)
+
+    async def answer(self, frame: PreparedFrame) -> AnsweredFrame:
+        """Wait until a frame is answered, or, when cancelled, until its pixels are not read any more."""
+        job = self.ask(frame)
+        try:
+            answer = await self.running.batcher.wait(job)
+        except Exception:
+            self.count(failed=True)
+            raise
+        self.count(failed=False)
+        return self.answered(frame, answer)
+
+    def count(self, *, failed: bool) -> None:
+        if failed:
+            self._served.frames_failed += 1
+            metrics.FRAMES_FAILED.labels(self._served.model_name).inc()
+        else:
+            self._served.frames_answered += 1
+            self._frames_answered.inc()
+
+    def answered(self, frame: PreparedFrame, answer: Answer) -> AnsweredFrame:
+        return AnsweredFrame(
+            frame.frame_index,
+            frame.pts,
+            frame.time_base,
+            frame.time_seconds,
+            frame.width,
+            frame.height,
+            frame.decode_seconds,
+            frame.prepare_seconds,
+            self.model,
+            answer,
         )
-    except Exception:
-        served.frames_failed += 1
-        metrics.FRAMES_FAILED.labels(served.model_name).inc()
-        raise
-    served.frames_answered += 1
-    metrics.FRAMES_ANSWERED.labels(served.model_name, model.version.version).inc()
-    return AnsweredFrame(
-        frame.frame_index,
-        frame.pts,
-        frame.time_base,
-        frame.time_seconds,
-        frame.width,
-        frame.height,
-        frame.decode_seconds,
-        frame.prepare_seconds,
-        model,
-        answer,
-    )
+
+
+class _Pending:
+    """A frame of a stream on its way."""
+
+    __slots__ = ("_job", "answer", "asking", "frame", "lease")
+
+    def __init__(self, frame: PreparedFrame, lease: Lease, asking: _Asking, job: Job[Answer]) -> None:
+        self.frame = frame
+        self.lease = lease
+        self.asking = asking
+        self.answer = job.answer
+        self._job = job
+
+    def withdraw(self) -> bool:
+        return self.asking.running.batcher.withdraw(self._job)
 
 
 async def _all(answers: Sequence[Any]) -> list[AnsweredFrame]:

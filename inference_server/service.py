@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import grpc
@@ -32,7 +32,15 @@ from inference_server.errors import (
     UnsupportedVideo,
     VideoLimitExceeded,
 )
-from inference_server.pipeline import Analysis, AnsweredFrame, Event, FinishedVideo, Pipeline, StartedVideo
+from inference_server.pipeline import (
+    Analysis,
+    AnsweredFrame,
+    AnsweredFrames,
+    Event,
+    FinishedVideo,
+    Pipeline,
+    StartedVideo,
+)
 from inference_server.serving import ServedModel, ServedModels
 from inference_server.video import EncodedPicture, Picture, RawPicture, StreamRequest
 
@@ -56,6 +64,7 @@ ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
 }
 
 MAX_PICTURES = 64
+MAX_TOGETHER = 64
 OPTIONS: tuple[Literal["confidence_threshold", "iou_threshold", "max_detections"], ...] = (
     "confidence_threshold",
     "iou_threshold",
@@ -88,7 +97,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> AsyncIterator[pb.AnalyzeVideoResponse]:
         config = await _config(request_iterator)
         events = self._pipeline.analyze_video(
-            config.model_name, _stream_request(config), _analysis(config), _chunks(request_iterator)
+            config.model_name, _stream_request(config), _video_analysis(config), _chunks(request_iterator)
         )
         async with aclosing(events):
             async for event in events:
@@ -169,6 +178,10 @@ def _analysis(request: pb.AnalyzeConfig | pb.AnalyzeFramesRequest) -> Analysis:
     return Analysis(chosen, tuple(request.class_names), request.include_tensors)
 
 
+def _video_analysis(config: pb.AnalyzeConfig) -> Analysis:
+    return replace(_analysis(config), together=min(max(1, config.max_frames_per_response), MAX_TOGETHER))
+
+
 def _picture(index: int, picture: pb.Picture) -> Picture:
     match picture.WhichOneof("content"):
         case "encoded":
@@ -189,8 +202,10 @@ def _response(event: Event) -> pb.AnalyzeVideoResponse:
     match event:
         case StartedVideo():
             return pb.AnalyzeVideoResponse(started=_started(event))
-        case AnsweredFrame():
-            return pb.AnalyzeVideoResponse(frame=_frame(event))
+        case AnsweredFrames([frame]):
+            return pb.AnalyzeVideoResponse(frame=_frame(frame))
+        case AnsweredFrames(frames):
+            return pb.AnalyzeVideoResponse(frames=pb.FrameResults(frames=[_frame(frame) for frame in frames]))
         case FinishedVideo():
             return pb.AnalyzeVideoResponse(summary=_summary(event))
 
