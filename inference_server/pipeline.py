@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from inference_server import metrics
-from inference_server.batcher import Answer, Job
-from inference_server.detection import Options, place
+from inference_server.asking import Analysis, AnsweredFrame, Asking, Pending
+from inference_server.batcher import Answer
 from inference_server.engine import LoadedModel
-from inference_server.errors import InvalidField, Overloaded, RawTensorsOnly, ShuttingDown
+from inference_server.errors import Overloaded, ShuttingDown
 from inference_server.fair_queue import Turn
 from inference_server.outbox import Outbox
-from inference_server.serving import Lease, Running, ServedModel, ServedModels
+from inference_server.serving import Lease, ServedModel, ServedModels
+from inference_server.sources import Gap, Patience, Source, SourceStream
 from inference_server.video import (
     DecodedStream,
     DecoderPool,
@@ -31,59 +32,11 @@ from inference_server.video import (
 
 
 @dataclass(frozen=True, slots=True)
-class Analysis:
-    """What is asked of every frame.
-
-    `options` are the fields of `Options` that the caller chose; the version's own defaults stand for the others. With
-    `class_names` only those classes count; `include_tensors` says whether raw outputs are wanted. `together`: how many
-    frames of a video may be told of in one event.
-    """
-
-    options: Mapping[str, Any] = field(default_factory=dict)
-    class_names: tuple[str, ...] = ()
-    include_tensors: bool = False
-    together: int = 1
-
-    def check(self, model: LoadedModel) -> None:
-        """Raise where the version cannot do what is asked. Asked of the version that runs when a call begins."""
-        unknown = sorted(set(self.class_names) - set(model.family.class_names))
-        if unknown:
-            known = ", ".join(model.family.class_names) or "none"
-            raise InvalidField("class_names", f"classes of {_name(model)} ({known}), got {', '.join(unknown)}")
-        if model.family.name == "tensors" and not self.include_tensors:
-            raise RawTensorsOnly(_name(model))
-
-    def options_for(self, model: LoadedModel) -> Options:
-        """The options with the version's defaults and class ids; names that a later version lacks match nothing."""
-        options = replace(model.defaults, **self.options)
-        if not self.class_names:
-            return options
-        wanted = {index for index, name in enumerate(model.family.class_names) if name in self.class_names}
-        return replace(options, class_ids=frozenset(wanted))
-
-
-@dataclass(frozen=True, slots=True)
 class StartedVideo:
     """A video was recognised; `model` answers at this moment."""
 
     info: VideoInfo
     model: LoadedModel
-
-
-@dataclass(frozen=True, slots=True)
-class AnsweredFrame:
-    """One frame or picture and what `model` made of it."""
-
-    frame_index: int
-    pts: int | None
-    time_base: tuple[int, int]
-    time_seconds: float
-    width: int
-    height: int
-    decode_seconds: float
-    prepare_seconds: float
-    model: LoadedModel
-    answer: Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +54,24 @@ class AnsweredFrames:
     frames: Sequence[AnsweredFrame]
 
 
-Event = StartedVideo | AnsweredFrames | FinishedVideo
+Event = StartedVideo | AnsweredFrames | Gap | FinishedVideo
 
 # Answers that wait to be sent while the memory of their frames is already free for the next ones.
 MAX_UNSENT = 64
 
 
+class Frames(Protocol):
+    """A video being decoded; see DecodedStream."""
+
+    summary: VideoSummary
+
+    async def started(self) -> VideoInfo: ...
+    async def retarget(self, target: Target) -> None: ...
+    def __aiter__(self) -> AsyncIterator[PreparedFrame]: ...
+
+
 class Pipeline:
-    """Everything that a call to the inference service needs, behind two methods."""
+    """Everything that a call to the inference service needs, behind three methods."""
 
     def __init__(self, models: ServedModels, pool: DecoderPool, max_streams: int) -> None:
         self._models = models
@@ -124,23 +87,41 @@ class Pipeline:
         self, model_name: str, request: StreamRequest, analysis: Analysis, chunks: AsyncIterator[bytes]
     ) -> AsyncGenerator[Event, None]:
         """Decode `chunks` and answer the frames sampled, while more chunks come in."""
+        with self._admit(model_name, analysis, latest=request.latest) as stream:
+            async with (
+                await self._pool.open(request, stream.target) as decoded,
+                aclosing(stream.run(decoded, _upload(decoded, chunks))) as events,
+            ):
+                async for event in events:
+                    yield event
+
+    async def analyze_source(
+        self, model_name: str, request: StreamRequest, analysis: Analysis, source: Source, patience: Patience
+    ) -> AsyncGenerator[Event, None]:
+        """The same for a source that this server reads by itself, over all gaps of a live one."""
+        with self._admit(model_name, analysis, latest=request.latest) as stream:
+            async with (
+                SourceStream(self._pool, source, request, stream.target, patience, stream.report) as decoded,
+                aclosing(stream.run(decoded)) as events,
+            ):
+                async for event in events:
+                    yield event
+
+    @contextmanager
+    def _admit(self, model_name: str, analysis: Analysis, *, latest: bool) -> Iterator[_Stream]:
+        """A place for one more stream, and the version that runs now."""
         if len(self._streams) >= self._max_streams:
             raise Overloaded(f"max-streams: {self._max_streams} videos are being analysed, the limit of this server")
         served = self._models.find(model_name)
         with served.lease() as running:
             analysis.check(running.model)
             # Where only the newest frame counts, or an answer is as large as its frame, the caller sets the pace.
-            unsent = 0 if request.latest or analysis.include_tensors else MAX_UNSENT
+            unsent = 0 if latest or analysis.include_tensors else MAX_UNSENT
             stream = _Stream(served, running.lease(), analysis, unsent)
         self._streams.add(stream)
         metrics.STREAMS.inc()
         try:
-            async with (
-                await self._pool.open(request, stream.target) as decoded,
-                aclosing(stream.run(decoded, chunks)) as events,
-            ):
-                async for event in events:
-                    yield event
+            yield stream
         finally:
             self._streams.discard(stream)
             metrics.STREAMS.dec()
@@ -154,7 +135,7 @@ class Pipeline:
         with served.lease() as running:
             analysis.check(running.model)
             async with self._pool.prepare_pictures(pictures, running.model.layout) as prepared:
-                asking = _Asking(served, running, analysis, Turn(caller=object()))
+                asking = Asking(served, running, analysis, Turn(caller=object()))
                 return await _all([asking.answer(frame) for frame in prepared])
 
     def stop(self) -> None:
@@ -178,8 +159,8 @@ class _Stream:
         self._max_unsent = max_unsent
         self._leases = {0: lease}
         self._turn = Turn(caller=self, bounded=False)
-        self._asking = _Asking(served, lease.running, analysis, self._turn)
-        self._outbox: Outbox[StartedVideo | Exception | _End, _Pending] = Outbox(analysis.together)
+        self._asking = Asking(served, lease.running, analysis, self._turn)
+        self._outbox: Outbox[StartedVideo | Gap | Exception | _End, Pending] = Outbox(analysis.together)
         self._per_version: dict[int, int] = {}
 
     @property
@@ -192,19 +173,23 @@ class _Stream:
         """End the stream with `error`, after the answers that are already on their way."""
         self._outbox.put(error)
 
+    def report(self, gap: Gap) -> None:
+        """Tell of a gap, after the answers that are already on their way."""
+        self._outbox.put(gap)
+
     def release(self) -> None:
         for lease in self._leases.values():
             lease.release()
 
-    async def run(self, decoded: DecodedStream, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Event, None]:
-        """Yield what happens to the video, in order."""
-        parts = (self._upload(decoded, chunks), self._follow(decoded), self._read(decoded))
+    async def run(self, decoded: Frames, *feeding: Coroutine[Any, Any, None]) -> AsyncGenerator[Event, None]:
+        """Yield what happens to the video, in order, while `feeding` gives the decoder its input."""
+        parts = (*feeding, self._follow(decoded), self._read(decoded))
         tasks = [asyncio.create_task(self._guard(part)) for part in parts]
         try:
             while (taken := await self._outbox.take()) is not _END:
                 if isinstance(taken, Exception):
                     raise taken
-                if isinstance(taken, StartedVideo):
+                if isinstance(taken, StartedVideo | Gap):
                     yield taken
                 elif isinstance(taken, list):
                     yield AnsweredFrames([self._answered(pending) for pending in taken])
@@ -230,12 +215,7 @@ class _Stream:
         except Exception as error:  # noqa: BLE001 - raised again where the results are read
             self.fail(error)
 
-    async def _upload(self, decoded: DecodedStream, chunks: AsyncIterator[bytes]) -> None:
-        async for chunk in chunks:
-            await decoded.feed(chunk)
-        await decoded.end_of_input()
-
-    async def _follow(self, decoded: DecodedStream) -> None:
+    async def _follow(self, decoded: Frames) -> None:
         """Begin a new generation whenever the model is swapped."""
         generation, lease = 0, self._leases[0]
         while True:
@@ -246,20 +226,20 @@ class _Stream:
             del self._leases[generation - 1]
             previous.release()
 
-    async def _read(self, decoded: DecodedStream) -> None:
+    async def _read(self, decoded: Frames) -> None:
         """Send every frame to its version once it is prepared; the decoder's slots bound how many are on the way."""
         info = await decoded.started()
         self._outbox.put(StartedVideo(info, self._leases[max(self._leases)].running.model))
         async for frame in decoded:
             lease = self._leases[frame.target.generation].running.lease()
             if lease.running is not self._asking.running:
-                self._asking = _Asking(self._served, lease.running, self._analysis, self._turn)
-            pending = _Pending(frame, lease, self._asking, self._asking.ask(frame))
+                self._asking = Asking(self._served, lease.running, self._analysis, self._turn)
+            pending = Pending(frame, lease, self._asking, self._asking.ask(frame))
             pending.answer.add_done_callback(partial(self._settle, pending))
             self._outbox.expect(pending)
         self._outbox.put(_END)
 
-    def _settle(self, pending: _Pending, answer: asyncio.Future[Answer]) -> None:
+    def _settle(self, pending: Pending, answer: asyncio.Future[Answer]) -> None:
         """The session is done with a frame: its version may go, and its memory unless too many answers wait already."""
         pending.lease.release()
         if not answer.cancelled():
@@ -267,7 +247,7 @@ class _Stream:
         if len(self._outbox) <= self._max_unsent:
             pending.frame.release()
 
-    def _answered(self, pending: _Pending) -> AnsweredFrame:
+    def _answered(self, pending: Pending) -> AnsweredFrame:
         version = pending.asking.model.version.version
         answered = pending.asking.answered(pending.frame, pending.answer.result())
         self._per_version[version] = self._per_version.get(version, 0) + 1
@@ -287,75 +267,10 @@ class _End(Enum):
 _END = _End.END
 
 
-class _Asking:
-    """Frames of one call and the version that answers them, with what is the same for all of these frames."""
-
-    def __init__(self, served: ServedModel, running: Running, analysis: Analysis, turn: Turn) -> None:
-        self.running = running
-        self.model = running.model
-        self._served = served
-        self._options = analysis.options_for(running.model)
-        self._include_outputs = analysis.include_tensors
-        self._turn = turn
-        self._placement = place(running.model.layout, 1, 1)
-        self._frames_answered = metrics.FRAMES_ANSWERED.labels(served.model_name, running.model.version.version)
-
-    def ask(self, frame: PreparedFrame) -> Job[Answer]:
-        """Queue a frame; its pixels must stay until it is answered."""
-        spot = self._placement
-        if (spot.source_width, spot.source_height) != (frame.width, frame.height):
-            spot = self._placement = place(self.model.layout, frame.width, frame.height)
-        ask = self.running.batcher.ask
-        return ask(frame.pixels, spot, self._options, include_outputs=self._include_outputs, turn=self._turn)
-
-    async def answer(self, frame: PreparedFrame) -> AnsweredFrame:
-        """Wait until a frame is answered, or, when cancelled, until its pixels are not read any more."""
-        job = self.ask(frame)
-        try:
-            answer = await self.running.batcher.wait(job)
-        except Exception:
-            self.count(failed=True)
-            raise
-        self.count(failed=False)
-        return self.answered(frame, answer)
-
-    def count(self, *, failed: bool) -> None:
-        if failed:
-            self._served.frames_failed += 1
-            metrics.FRAMES_FAILED.labels(self._served.model_name).inc()
-        else:
-            self._served.frames_answered += 1
-            self._frames_answered.inc()
-
-    def answered(self, frame: PreparedFrame, answer: Answer) -> AnsweredFrame:
-        return AnsweredFrame(
-            frame.frame_index,
-            frame.pts,
-            frame.time_base,
-            frame.time_seconds,
-            frame.width,
-            frame.height,
-            frame.decode_seconds,
-            frame.prepare_seconds,
-            self.model,
-            answer,
-        )
-
-
-class _Pending:
-    """A frame of a stream on its way."""
-
-    __slots__ = ("_job", "answer", "asking", "frame", "lease")
-
-    def __init__(self, frame: PreparedFrame, lease: Lease, asking: _Asking, job: Job[Answer]) -> None:
-        self.frame = frame
-        self.lease = lease
-        self.asking = asking
-        self.answer = job.answer
-        self._job = job
-
-    def withdraw(self) -> bool:
-        return self.asking.running.batcher.withdraw(self._job)
+async def _upload(decoded: DecodedStream, chunks: AsyncIterator[bytes]) -> None:
+    async for chunk in chunks:
+        await decoded.feed(chunk)
+    await decoded.end_of_input()
 
 
 async def _all(answers: Sequence[Any]) -> list[AnsweredFrame]:
@@ -365,7 +280,3 @@ async def _all(answers: Sequence[Any]) -> list[AnsweredFrame]:
         if isinstance(item, BaseException):
             raise item
     return [item for item in done if not isinstance(item, BaseException)]
-
-
-def _name(model: LoadedModel) -> str:
-    return f"{model.version.model_name} version {model.version.version}"
