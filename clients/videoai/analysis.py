@@ -36,6 +36,7 @@ class VideoOptions(FrameOptions, total=False):
     end_seconds: float  # leave out frames at or after, > start_seconds
     max_frames: int  # stop after so many; 0 = no limit
     delivery: inference_pb2.Delivery.ValueType
+    resume_after_pts: int  # go on after the frame with this pts, that of the last result of an analysis that broke off
     max_frames_per_response: int  # so many may come together; 1 = each as soon as it can; 16 by default
 
 
