@@ -17,6 +17,7 @@ from inference_server import doctor, inspecting, settings
 from inference_server.engine import inspect
 from inference_server.server import inference_server
 from inference_server.service import ERROR_CODES, SERVICE
+from inference_server.tensors import SERVICE as TENSOR_SERVICE
 from server_kit import logs
 from server_kit.app import ServeOptions, run
 
@@ -53,7 +54,7 @@ def main(
     logs.configure(log_level, log_format)
     run(
         ServeOptions(listen, metrics, grace_seconds),
-        services=[SERVICE],
+        services=[SERVICE, TENSOR_SERVICE],
         error_codes=ERROR_CODES,
         setup=partial(inference_server, chosen),
     )
