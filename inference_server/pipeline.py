@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -226,10 +226,10 @@ class _Stream:
                 if isinstance(item, StartedVideo | Gap):
                     yield item
                     continue
-                answered = await item.answer
-                self._count(answered.model.version.version)
-                yield answered
-                item.frame.release()
+                with closing(item):
+                    answered = await item.answer
+                    self._count(answered.model.version.version)
+                    yield answered
             self._report(decoded.summary)
             yield FinishedVideo(decoded.summary, self._per_version)
         finally:
@@ -237,6 +237,10 @@ class _Stream:
                 task.cancel()
             # Frames are views of memory that goes with the decoder: wait for the session to be done with them.
             await asyncio.gather(*tasks, *self._in_flight, return_exceptions=True)
+            # The error that ended the stream may keep it, in circles, until the garbage collector comes.
+            while not self._ready.empty():
+                if isinstance(left := self._ready.get_nowait(), _Pending):
+                    left.close()
 
     async def _guard(self, part: Any) -> None:
         try:
@@ -280,6 +284,10 @@ class _Stream:
 class _Pending:
     frame: PreparedFrame
     answer: asyncio.Task[AnsweredFrame]
+
+    def close(self) -> None:
+        """The answer has been taken, or nobody is there to take it."""
+        self.frame.release()
 
 
 async def _upload(decoded: DecodedStream, chunks: AsyncIterator[bytes]) -> None:

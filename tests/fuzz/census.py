@@ -77,3 +77,7 @@ class Memory:
     def late(self) -> int:
         """The median of the last tenth."""
         return int(median(self.samples[-max(1, len(self.samples) // 10) :]))
+
+    @property
+    def summary(self) -> dict[str, int]:
+        return {"early": self.early, "late": self.late, "most": max(self.samples)}

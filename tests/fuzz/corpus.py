@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def pictures() -> dict[str, bytes]:
     return made
 
 
-@lru_cache(maxsize=None)
+@cache
 def _picture(index: int, size: tuple[int, int]) -> av.VideoFrame:
     frame = av.VideoFrame.from_ndarray(scene.render(index, size), format="rgb24")
     frame.pts = index

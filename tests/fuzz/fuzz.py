@@ -28,9 +28,9 @@ import click
 import corpus
 import grpc
 import psutil
-from cases import Case
 from census import Holdings, Memory, leaks, settled, take
 from demo import models, scene
+from mutant import Case
 from oracle import Outcome, comparable
 from videoai.inference.v1 import inference_pb2 as pb
 from videoai.inference.v1 import inference_pb2_grpc
@@ -198,7 +198,11 @@ def report(fuzzer: Fuzzer, seed: int) -> dict[str, Any]:
         "frames answered": sum(outcome.frames for outcome in run.outcomes),
         "contained": [f"{one.case}: {one.contained} ({one.what})" for one in contained],
         "control": {"videos": run.control_runs, "frames": run.control_frames},
-        "server memory, MiB": {"early": memory.early >> 20, "late": memory.late >> 20, "most": max(memory.samples) >> 20},
+        "server memory, MiB": {
+            "early": memory.early >> 20,
+            "late": memory.late >> 20,
+            "most": max(memory.samples) >> 20,
+        },
         "seconds": round(run.seconds, 1),
         "cases per second": round(len(run.outcomes) / max(run.seconds, 0.001), 1),
         "slowest": f"{slowest.seconds:.1f} s, {slowest.case}" if slowest else None,

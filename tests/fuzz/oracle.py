@@ -6,11 +6,12 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from videoai.inference.v1 import inference_pb2 as pb
 
-CONTAINED = re.compile(r"the process that decodes this video failed|the process that decodes .* failed")
+CONTAINED = re.compile(r"the process that decodes .* failed")
 SIGNAL = re.compile(r"killed by (SIG[A-Z0-9]+|signal \d+)|did not answer|exit code -?\d+")
 ALLOWED = {"OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"}
 # The kernel's word for a system call that the sandbox forbids: decoding sound or broken video must need none of those.
@@ -54,7 +55,7 @@ def check_video(responses: Sequence[pb.AnalyzeVideoResponse], *, whole: bool) ->
     if whole and kinds[-1:] == ["summary"] and responses[-1].summary.frames_analyzed != len(frames):
         problems.append(f"summary of {responses[-1].summary.frames_analyzed} frames, got {len(frames)}")
     indices = [frame.frame_index for frame in frames]
-    if any(one >= two for one, two in zip(indices, indices[1:], strict=False)):
+    if any(one >= two for one, two in pairwise(indices)):
         problems.append(f"frame indices do not grow: {indices}")
     return problems + [problem for frame in frames for problem in check_frame(frame)]
 
