@@ -20,6 +20,7 @@ from inference_server.errors import (
     CorruptVideo,
     DeadlinePassed,
     DecoderFailed,
+    FrameNotFound,
     InferenceFailed,
     InvalidField,
     InvalidPicture,
@@ -46,6 +47,7 @@ from inference_server.pipeline import Analysis, AnsweredFrame, Event, FinishedVi
 from inference_server.serving import ServedModel, ServedModels
 from inference_server.sources import Gap, Patience, SourcePolicy
 from inference_server.video import EncodedPicture, Picture, RawPicture, StreamRequest
+from inference_server.video.values import MAX_FRAMES_PER_SECOND
 
 SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
@@ -54,6 +56,7 @@ ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
     InvalidPicture: grpc.StatusCode.INVALID_ARGUMENT,
     UnsupportedVideo: grpc.StatusCode.INVALID_ARGUMENT,
     CorruptVideo: grpc.StatusCode.INVALID_ARGUMENT,
+    FrameNotFound: grpc.StatusCode.INVALID_ARGUMENT,
     VideoLimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     RegionUnknown: grpc.StatusCode.NOT_FOUND,
     RegionExists: grpc.StatusCode.ALREADY_EXISTS,
@@ -121,6 +124,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: pb.AnalyzeSourceRequest, context: Context
     ) -> AsyncIterator[pb.AnalyzeSourceResponse]:
         config, source = request.config, self._sources.source(request.uri)
+        if source.live and config.HasField("resume_after_pts"):
+            raise InvalidField("resume_after_pts", "none, since the frames of a live source do not come again")
         patience = _patience(request, self._sources.give_up_seconds)
         events = self._pipeline.analyze_source(
             config.model_name, _stream_request(config), _analysis(config), source, patience
@@ -173,8 +178,10 @@ def _stream_request(config: pb.AnalyzeConfig) -> StreamRequest:
     sampling = config.WhichOneof("sampling")
     if sampling == "stride" and config.stride < 1:
         raise InvalidField("stride", f"1 or more, got {config.stride}")
-    if sampling == "frames_per_second" and not (0 < config.frames_per_second < math.inf):
-        raise InvalidField("frames_per_second", f"more than 0, got {config.frames_per_second}")
+    if sampling == "frames_per_second" and not (0 < config.frames_per_second <= MAX_FRAMES_PER_SECOND):
+        raise InvalidField(
+            "frames_per_second", f"more than 0, at most {MAX_FRAMES_PER_SECOND}, got {config.frames_per_second}"
+        )
     if not 0 <= config.start_seconds < math.inf:
         raise InvalidField("start_seconds", f"0 or more, got {config.start_seconds}")
     end = config.end_seconds if config.HasField("end_seconds") else None
@@ -189,6 +196,7 @@ def _stream_request(config: pb.AnalyzeConfig) -> StreamRequest:
         end_seconds=end,
         max_frames=config.max_frames,
         latest=config.delivery == pb.DELIVERY_LATEST,
+        resume_after_pts=config.resume_after_pts if config.HasField("resume_after_pts") else None,
     )
 
 
