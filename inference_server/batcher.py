@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from itertools import accumulate
 from threading import Lock
 from time import monotonic, perf_counter
 from typing import Any
@@ -196,15 +197,13 @@ class Batcher:
         """Run the batch whose turn it is; in a thread of the executor. The next step begins while this one reads."""
         with self._turns:
             batch = self._take()
-            ran = batch.run(self._model)
+            batch.run(self._model)
         with self._lock:
             self._stepping = bool(self._queue.size)
             more = self._stepping
         if more:
             self._executor.submit(self._step)
-        settled = batch.read(self._model, ran, self._metrics)
-        del ran  # it holds the session's memory, which is to be free when the last caller has its answer
-        self._loop.call_soon_threadsafe(_settle, settled)
+        self._loop.call_soon_threadsafe(_settle, batch.read(self._model, self._metrics))
 
     def _take(self) -> _Batch:
         batch = _Batch(self._model.max_batch)
@@ -233,6 +232,7 @@ class _Batch:
         self._now = monotonic()
         self._jobs: list[_Job] = []
         self._late: list[_Job] = []
+        self._ran: list[tuple[Arrays | Exception, int]] = []  # each job's outputs, and its first row in them
         self._started = 0.0
         self._seconds = 0.0
 
@@ -249,52 +249,63 @@ class _Batch:
         self._room = max(0, self._room - job.rows)
         return True
 
-    def run(self, model: LoadedModel) -> Arrays | Exception:
-        """The outputs of all jobs, one after the other; what went wrong is everybody's."""
+    def run(self, model: LoadedModel) -> None:
+        """Run all jobs together; if that fails, each alone, so that none fails for what another brought."""
         self._started = perf_counter()
-        if not self._jobs:
-            return {}
+        if self._jobs:
+            together = self._run(model, self._jobs)
+            failed = isinstance(together, Exception) and len(self._jobs) > 1
+            self._ran = [(self._run(model, [job]), 0) for job in self._jobs] if failed else self._shared(together)
+        self._seconds = perf_counter() - self._started
+
+    def _run(self, model: LoadedModel, jobs: Sequence[_Job]) -> Arrays | Exception:
         try:
-            return model.run_rows([job.inputs for job in self._jobs], self._outputs())
+            return model.run_rows([job.inputs for job in jobs], _outputs(jobs))
         except Exception as error:  # noqa: BLE001 - raised again where the answers are awaited
             return error
-        finally:
-            self._seconds = perf_counter() - self._started
 
-    def read(self, model: LoadedModel, ran: Arrays | Exception, seen: metrics.OfQueue) -> list[tuple[_Job, Any]]:
-        """Each job with its answer, or with the exception that it ends with."""
+    def _shared(self, together: Arrays | Exception) -> list[tuple[Arrays | Exception, int]]:
+        firsts = accumulate((job.rows for job in self._jobs), initial=0)
+        return [(together, first) for first, _ in zip(firsts, self._jobs, strict=False)]
+
+    def read(self, model: LoadedModel, seen: metrics.OfQueue) -> list[tuple[_Job, Any]]:
+        """Each job with its answer, or with the exception that it ends with. What the session gave is let go of."""
         seen.ran(self._started, self._seconds, [(job.rows, job.queued_at) for job in self._jobs])
         seen.expired.inc(len(self._late))
-        settled: list[tuple[_Job, Any]] = [(job, DeadlinePassed(LATE)) for job in self._late]
-        first = 0
-        for job in self._jobs:
-            rows = slice(first, first + job.rows)
-            first += job.rows
-            settled.append((job, ran if isinstance(ran, Exception) else self._answer(model, job, ran, rows)))
-        return settled
+        ran, self._ran = self._ran, []
+        answers = [
+            outputs if isinstance(outputs, Exception) else self._answer(model, job, outputs, first)
+            for job, (outputs, first) in zip(self._jobs, ran, strict=True)
+        ]
+        return [*((job, DeadlinePassed(LATE)) for job in self._late), *zip(self._jobs, answers, strict=True)]
 
-    def _outputs(self) -> Collection[str] | None:
-        wanted: set[str] = set()
-        for job in self._jobs:
-            if job.outputs is None:
-                return None
-            wanted.update(job.outputs)
-        return wanted
-
-    def _answer(self, model: LoadedModel, job: _Job, ran: Arrays, rows: slice) -> Any:
+    def _answer(self, model: LoadedModel, job: _Job, ran: Arrays, first: int) -> Any:
         queued = self._started - job.queued_at
         if job.reading is None:
-            alone = len(self._jobs) == 1
-            outputs = {name: array if alone else array[rows] for name, array in ran.items() if job.wants(name)}
+            whole = model.batch is not None
+            outputs = {
+                name: array if whole else array[first : first + job.rows]
+                for name, array in ran.items()
+                if job.wants(name)
+            }
             return TensorAnswer(outputs, queued, self._seconds)
         started = perf_counter()
-        outputs = {name: array[rows.start] for name, array in ran.items()}
+        outputs = {name: array[first] for name, array in ran.items()}
         try:
             found = model.family.decode(outputs, job.reading.placement, job.reading.options)
         except Exception as error:  # noqa: BLE001 - of this frame alone; raised again where it is awaited
             return error
         kept = {name: array.copy() for name, array in outputs.items()} if job.reading.include_outputs else {}
         return Answer(found, kept, queued, self._seconds, perf_counter() - started)
+
+
+def _outputs(jobs: Sequence[_Job]) -> Collection[str] | None:
+    wanted: set[str] = set()
+    for job in jobs:
+        if job.outputs is None:
+            return None
+        wanted.update(job.outputs)
+    return wanted
 
 
 def _settle(settled: Sequence[tuple[_Job, Any]]) -> None:

@@ -15,7 +15,7 @@ from videoai.inference.v1 import inference_pb2_grpc
 
 from inference_server.applier import Applier
 from inference_server.cache import ModelCache
-from inference_server.engine import choose_device, load
+from inference_server.engine import PreparedModels, choose_device, load
 from inference_server.errors import DeviceUnavailable
 from inference_server.fetching import ModelFiles
 from inference_server.pipeline import Pipeline
@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 async def inference_server(settings: Settings, server: grpc.aio.Server, health: Health) -> AsyncIterator[None]:
     """Serve what the registry has in production until left. Raises StartupError where the device is not to be had."""
     try:
-        device = await asyncio.to_thread(choose_device, settings.device)
+        device = await asyncio.to_thread(choose_device, settings.device, settings.gpu_memory_limit)
     except DeviceUnavailable as error:
         raise StartupError(f"--device {settings.device}: {error}") from error
     async with AsyncExitStack() as stack:
@@ -49,7 +49,7 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
         applier = Applier(
             models,
             _model_files(settings),
-            partial(load, device=device, max_batch=settings.max_batch),
+            partial(load, device=device, max_batch=settings.max_batch, prepared=_prepared_models(settings)),
             state_file,
             on_ready=lambda ready: health.set(serving=ready),
         )
@@ -84,6 +84,10 @@ def _model_files(settings: Settings) -> ModelFiles:
     limit = settings.max_cache_bytes
     cache = ModelCache(settings.cache_folder, limit) if limit else None
     return ModelFiles(partial(BlockingClient, settings.registry), cache)
+
+
+def _prepared_models(settings: Settings) -> PreparedModels:
+    return PreparedModels(settings.prepared_folder, settings.max_prepared_bytes)
 
 
 def _source_policy(settings: Settings) -> SourcePolicy:
