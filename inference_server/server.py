@@ -22,7 +22,7 @@ from inference_server.pipeline import Pipeline
 from inference_server.service import Identity, InferenceService
 from inference_server.serving import ServedModels
 from inference_server.settings import Settings
-from inference_server.sources import SourcePolicy
+from inference_server.sources import AllowedHosts, Network, SourcePolicy
 from inference_server.state import StateFile
 from inference_server.video import DecoderPool, DecoderSettings
 from inference_server.watcher import Watcher
@@ -88,7 +88,10 @@ def _decoder_settings(settings: Settings) -> DecoderSettings:
 
 def _source_policy(settings: Settings) -> SourcePolicy:
     try:
-        return SourcePolicy(settings.allow_folder, settings.give_up_seconds)
+        network = Network(
+            AllowedHosts(settings.allow_host), settings.connect_timeout_seconds, settings.read_timeout_seconds
+        )
+        return SourcePolicy(settings.allow_folder, network, settings.give_up_seconds)
     except OSError as error:
         raise StartupError(f"--allow-folder {error.filename}: {error.strerror}") from error
 

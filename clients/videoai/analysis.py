@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypedDict, cast
 
@@ -11,7 +11,8 @@ from videoai import errors
 from videoai.channels import CHUNK_BYTES
 from videoai.inference.v1 import inference_pb2
 
-Response = inference_pb2.AnalyzeVideoResponse
+Response = inference_pb2.AnalyzeVideoResponse | inference_pb2.AnalyzeSourceResponse
+GapHandler = Callable[[inference_pb2.Gap], object]
 Request = inference_pb2.AnalyzeVideoRequest
 
 
@@ -36,6 +37,13 @@ class VideoOptions(FrameOptions, total=False):
     delivery: inference_pb2.Delivery.ValueType
 
 
+class SourceOptions(VideoOptions, total=False):
+    """The same for a source that the server reads by itself, and how hard it is to try when a live one breaks off."""
+
+    max_reconnects: int  # attempts to connect again in one gap; 0: none
+    give_up_seconds: float  # longest gap; the server has a limit of its own
+
+
 class PixelArray(Protocol):
     """What is needed of a numpy array, H x W x 3, uint8, RGB."""
 
@@ -56,15 +64,22 @@ PictureSource = bytes | PixelArray
 VideoSource = str | os.PathLike[str] | bytes | Readable | Iterable[bytes]
 
 
+_PATIENCE = SourceOptions.__optional_keys__ - VideoOptions.__optional_keys__
+
+
 class Progress:
     """What a running analysis has told about itself so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_gap: GapHandler | None = None) -> None:
         self.started: inference_pb2.Started | None = None
         self.summary: inference_pb2.Summary | None = None
+        self.gaps: list[inference_pb2.Gap] = []
+        self._on_gap = on_gap
 
     def take(self, response: Response) -> inference_pb2.FrameResult | None:
         """Return the frame that `response` carries; keep anything else."""
+        if isinstance(response, inference_pb2.AnalyzeSourceResponse) and response.HasField("gap"):
+            self._take_gap(response.gap)
         match response.WhichOneof("result"):
             case "frame":
                 return response.frame
@@ -73,6 +88,11 @@ class Progress:
             case "summary":
                 self.summary = response.summary
         return None
+
+    def _take_gap(self, gap: inference_pb2.Gap) -> None:
+        self.gaps[gap.gap_index :] = [gap]
+        if self._on_gap is not None:
+            self._on_gap(gap)
 
     def check_complete(self) -> None:
         if self.summary is None:
@@ -93,6 +113,11 @@ class Analysis:
         return self._progress.started
 
     @property
+    def gaps(self) -> list[inference_pb2.Gap]:
+        """Gaps of a live source so far, each as it was told last; the last one may still go on."""
+        return list(self._progress.gaps)
+
+    @property
     def summary(self) -> inference_pb2.Summary:
         """Totals; there after the last frame, before that RuntimeError."""
         if self._progress.summary is None:
@@ -102,9 +127,24 @@ class Analysis:
 
 def video_config(model_name: str, options: VideoOptions) -> Request:
     """Return the first message of an upload."""
+    return Request(config=_config(model_name, options))
+
+
+def source_request(uri: str, model_name: str, options: SourceOptions) -> inference_pb2.AnalyzeSourceRequest:
+    """Return the request for a source that the server reads by itself."""
+    how = cast("VideoOptions", {name: value for name, value in options.items() if name not in _PATIENCE})
+    request = inference_pb2.AnalyzeSourceRequest(uri=uri, config=_config(model_name, how))
+    if "max_reconnects" in options:
+        request.max_reconnects = options["max_reconnects"]
+    if "give_up_seconds" in options:
+        request.give_up_seconds = options["give_up_seconds"]
+    return request
+
+
+def _config(model_name: str, options: VideoOptions) -> inference_pb2.AnalyzeConfig:
     if "stride" in options and "frames_per_second" in options:
         raise ValueError("stride, frames_per_second: expected at most one of them, got both")
-    return Request(config=inference_pb2.AnalyzeConfig(model_name=model_name, **options))
+    return inference_pb2.AnalyzeConfig(model_name=model_name, **options)
 
 
 def chunk(data: bytes) -> Request:

@@ -356,7 +356,7 @@ Global___AnalyzeSourceResponse: _TypeAlias = AnalyzeSourceResponse  # noqa: Y015
 class Gap(_message.Message):
     """How far a gap in a live source has come. Sent when the source breaks off, after each failed attempt to connect again, and
     when a frame has arrived again; frames before it come before it. After a gap frame_index goes on and time_seconds
-    has advanced by the length of the gap; pts may begin anew.
+    has advanced by about the length of the gap; pts may begin anew.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
