@@ -96,8 +96,7 @@ class Batcher:
         self._max_queue = max_queue
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics.of_queue(model.version.model_name)
-        shape = model.layout.height, model.layout.width, 3
-        self._frames_alike = _alike({model.frames_input: np.empty((1, *shape), np.uint8)})
+        self._frames_alike = _frames_alike(model)
         self._lock = Lock()  # of what follows
         self._queue: FairQueue[_Job] = FairQueue()
         self._bounded_rows = 0
@@ -213,6 +212,13 @@ class Batcher:
             for job in self._queue.take(batch.takes):
                 self._count(job, -1)
         return batch
+
+
+def _frames_alike(model: LoadedModel) -> Hashable:
+    """What frames have in common; nothing where the model takes none."""
+    if model.family.picture is None:
+        return None
+    return _alike({model.frames_input: np.empty((1, model.layout.height, model.layout.width, 3), np.uint8)})
 
 
 def _alike(inputs: Arrays) -> Hashable:

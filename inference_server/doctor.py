@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from videoai.cli.findings import Finding, Outcome
@@ -21,11 +21,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _runtime()
     yield _cpu()
     yield _cuda(settings.device)
-    yield _decoders()
+    yield _decoders(settings.decoders.codecs)
     yield _folder("state", settings.state_file.parent, "it would start with no model while the registry is away")
     if settings.max_cache_bytes:
         yield _folder("model cache", settings.cache_folder, "it could fetch no model that is not under --root")
-    yield _folder("spool", settings.spool_folder, "videos whose index is at their end could not be taken")
+    yield _folder("spool", settings.decoders.spool_folder, "videos whose index is at their end could not be taken")
 
 
 def _finding(check: str, outcome: Outcome, found: str, advice: str = "") -> Finding:
@@ -64,10 +64,10 @@ def _cuda(device: str) -> Finding:
     return _finding(wanted, "ok", f"{seen}; models run on the CPU here")
 
 
-def _decoders() -> Finding:
+def _decoders(codecs: Iterable[str]) -> Finding:
     from inference_server.video import examination as decoders  # loads FFmpeg, which a serving process must not
 
-    if missing := decoders.missing():
+    if missing := decoders.missing(codecs):
         advice = "this FFmpeg was built without them: pip install --force-reinstall av"
         return _finding("decoders", "warning", f"{decoders.version()}; missing: {', '.join(missing)}", advice)
     return _finding("decoders", "ok", f"{decoders.version()}; every codec that is taken")

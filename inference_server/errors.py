@@ -4,10 +4,17 @@ InferenceError
 ├── InvalidField            a field of the request is malformed; names the field and what was expected
 ├── ModelNotServed          this server does not serve that model
 ├── ModelNotReady           a model is served, but no version of it runs
+├── VersionNotRunning       another version of the model runs than the one asked for
+├── TensorsOnly             the version takes no pictures, only tensors
+├── InferenceFailed         the version does not run with these inputs
 ├── RawTensorsOnly          the version has no detections to give, only raw tensors, and they were not asked for
+├── RegionUnknown           no shared memory of that name is registered
+├── RegionExists            shared memory of that name is registered already
+├── NotSupported            a part of a protocol that this server does not have, or that its operator has not allowed
 ├── Overloaded              a limit of this server is reached; the message names the limit
 ├── QueueFull               more waits for the model than this server lets wait
 ├── DeadlinePassed          the caller's deadline passed before the session was free
+│   └── TimedOut            so did the time that the request itself allowed
 ├── ShuttingDown            this server is going away
 ├── ModelRefused            a version cannot be served: missing, changed, broken, or a layout nobody knows
 ├── DeviceUnavailable       the device asked for does not run sessions on this machine
@@ -20,6 +27,7 @@ InferenceError
     ├── UnsupportedVideo    a container, codec or pixel format that this server does not take
     ├── CorruptVideo        not a video, or so damaged that nothing of it decodes
     ├── InvalidPicture      a picture that does not decode or does not have the size it claims
+    ├── FrameNotFound       the frame to resume after is not in the video
     ├── VideoLimitExceeded  larger, longer or more deeply nested than this server allows
     └── DecoderFailed       the decoding process died or hung; the video may be to blame, the server goes on
 
@@ -57,11 +65,47 @@ class ModelNotReady(InferenceError):
         super().__init__(f"no version of model {model_name!r} is running: {why}")
 
 
+class VersionNotRunning(InferenceError):
+    """Another version of the model runs, or none, than the one that was asked for."""
+
+    def __init__(self, model_name: str, version: int, running: int) -> None:
+        super().__init__(f"version {version} of model {model_name!r} is not running; version {running} is")
+
+
+class TensorsOnly(InferenceError):
+    """The version that `model` names takes tensors and no pictures."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"{model} takes tensors and no pictures: send them with ModelInfer")
+
+
+class InferenceFailed(InferenceError):
+    """The version does not run with the inputs that were sent; the message is the runtime's."""
+
+
 class RawTensorsOnly(InferenceError):
     """The version that `model` names yields raw tensors and no detections."""
 
     def __init__(self, model: str) -> None:
         super().__init__(f"include_tensors: expected true, since {model} yields raw tensors and no detections")
+
+
+class RegionUnknown(InferenceError):
+    """No region of shared memory of that name is registered."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no shared memory region {name[:200]!r} is registered")
+
+
+class RegionExists(InferenceError):
+    """A region of shared memory of that name is registered already."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"shared memory region {name[:200]!r} is registered already: unregister it first")
+
+
+class NotSupported(InferenceError):
+    """A part of a protocol that this server does not have, or that its operator has not allowed."""
 
 
 class Overloaded(InferenceError):
@@ -81,6 +125,10 @@ class QueueFull(InferenceError):
 
 class DeadlinePassed(InferenceError):
     """The caller's deadline passed before its work began."""
+
+
+class TimedOut(DeadlinePassed):
+    """The time that the request allowed for waiting passed before its work began."""
 
 
 class ShuttingDown(InferenceError):
@@ -132,6 +180,10 @@ class CorruptVideo(VideoError):
 
 class InvalidPicture(VideoError):
     """A picture that does not decode, or that does not have the size it claims."""
+
+
+class FrameNotFound(VideoError):
+    """The frame to resume after is not in the video; the message names its timestamp."""
 
 
 class VideoLimitExceeded(VideoError):

@@ -12,7 +12,7 @@ from inference_server import metrics
 from inference_server.batcher import Answer
 from inference_server.detection import Options, place
 from inference_server.engine import LoadedModel
-from inference_server.errors import InvalidField, Overloaded, RawTensorsOnly, ShuttingDown
+from inference_server.errors import InvalidField, Overloaded, RawTensorsOnly, ShuttingDown, TensorsOnly
 from inference_server.fair_queue import Turn
 from inference_server.serving import Lease, Running, ServedModel, ServedModels
 from inference_server.sources import Gap, Patience, Source, SourceStream
@@ -47,6 +47,8 @@ class Analysis:
         if unknown:
             known = ", ".join(model.family.class_names) or "none"
             raise InvalidField("class_names", f"classes of {_name(model)} ({known}), got {', '.join(unknown)}")
+        if model.family.picture is None:
+            raise TensorsOnly(_name(model))
         if model.family.name == "tensors" and not self.include_tensors:
             raise RawTensorsOnly(_name(model))
 

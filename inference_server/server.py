@@ -24,7 +24,8 @@ from inference_server.serving import ServedModels
 from inference_server.settings import Settings
 from inference_server.sources import AllowedHosts, Network, SourcePolicy
 from inference_server.state import StateFile
-from inference_server.video import DecoderPool, DecoderSettings
+from inference_server.tensors import Regions, TensorService, add_to
+from inference_server.video import DecoderPool
 from inference_server.watcher import Watcher
 from server_kit import background
 from server_kit.health import Health
@@ -62,10 +63,13 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
             names=settings.models,
             unload_cleared=settings.unload_cleared,
         )
-        pool = await stack.enter_async_context(DecoderPool(_decoder_settings(settings)))
+        pool = await stack.enter_async_context(DecoderPool(settings.decoders))
         pipeline = Pipeline(models, pool, settings.max_streams)
         sources = _source_policy(settings)
         identity = Identity(settings.instance_id, settings.registry, lambda: watcher.connected)
+        regions = Regions(settings.shared_memory)
+        stack.callback(regions.close)
+        add_to(server, TensorService(models, regions))
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceService(pipeline, models, sources, identity), server
         )
@@ -80,10 +84,6 @@ def _model_files(settings: Settings) -> ModelFiles:
     limit = settings.max_cache_bytes
     cache = ModelCache(settings.cache_folder, limit) if limit else None
     return ModelFiles(partial(BlockingClient, settings.registry), cache)
-
-
-def _decoder_settings(settings: Settings) -> DecoderSettings:
-    return DecoderSettings(spool_folder=settings.spool_folder, max_spool_bytes=settings.max_spool_bytes)
 
 
 def _source_policy(settings: Settings) -> SourcePolicy:

@@ -20,25 +20,34 @@ from inference_server.errors import (
     CorruptVideo,
     DeadlinePassed,
     DecoderFailed,
+    FrameNotFound,
+    InferenceFailed,
     InvalidField,
     InvalidPicture,
     ModelNotReady,
     ModelNotServed,
+    NotSupported,
     Overloaded,
     QueueFull,
     RawTensorsOnly,
+    RegionExists,
+    RegionUnknown,
     ShuttingDown,
     SourceNotAllowed,
     SourceNotFound,
     SourceRefused,
     SourceUnavailable,
+    TensorsOnly,
+    TimedOut,
     UnsupportedVideo,
+    VersionNotRunning,
     VideoLimitExceeded,
 )
 from inference_server.pipeline import Analysis, AnsweredFrame, Event, FinishedVideo, Pipeline, StartedVideo
 from inference_server.serving import ServedModel, ServedModels
 from inference_server.sources import Gap, Patience, SourcePolicy
 from inference_server.video import EncodedPicture, Picture, RawPicture, StreamRequest
+from inference_server.video.values import MAX_FRAMES_PER_SECOND
 
 SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
@@ -47,9 +56,16 @@ ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
     InvalidPicture: grpc.StatusCode.INVALID_ARGUMENT,
     UnsupportedVideo: grpc.StatusCode.INVALID_ARGUMENT,
     CorruptVideo: grpc.StatusCode.INVALID_ARGUMENT,
+    FrameNotFound: grpc.StatusCode.INVALID_ARGUMENT,
     VideoLimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    RegionUnknown: grpc.StatusCode.NOT_FOUND,
+    RegionExists: grpc.StatusCode.ALREADY_EXISTS,
+    NotSupported: grpc.StatusCode.UNIMPLEMENTED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ModelNotServed: grpc.StatusCode.NOT_FOUND,
+    VersionNotRunning: grpc.StatusCode.NOT_FOUND,
+    TensorsOnly: grpc.StatusCode.FAILED_PRECONDITION,
+    InferenceFailed: grpc.StatusCode.INTERNAL,
     RawTensorsOnly: grpc.StatusCode.FAILED_PRECONDITION,
     ModelNotReady: grpc.StatusCode.UNAVAILABLE,
     QueueFull: grpc.StatusCode.UNAVAILABLE,
@@ -59,6 +75,7 @@ ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
     SourceRefused: grpc.StatusCode.FAILED_PRECONDITION,
     SourceUnavailable: grpc.StatusCode.UNAVAILABLE,
     DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
+    TimedOut: grpc.StatusCode.UNAVAILABLE,
     DecoderFailed: grpc.StatusCode.INTERNAL,
 }
 
@@ -159,8 +176,10 @@ def _stream_request(config: pb.AnalyzeConfig) -> StreamRequest:
     sampling = config.WhichOneof("sampling")
     if sampling == "stride" and config.stride < 1:
         raise InvalidField("stride", f"1 or more, got {config.stride}")
-    if sampling == "frames_per_second" and not (0 < config.frames_per_second < math.inf):
-        raise InvalidField("frames_per_second", f"more than 0, got {config.frames_per_second}")
+    if sampling == "frames_per_second" and not (0 < config.frames_per_second <= MAX_FRAMES_PER_SECOND):
+        raise InvalidField(
+            "frames_per_second", f"more than 0, at most {MAX_FRAMES_PER_SECOND}, got {config.frames_per_second}"
+        )
     if not 0 <= config.start_seconds < math.inf:
         raise InvalidField("start_seconds", f"0 or more, got {config.start_seconds}")
     end = config.end_seconds if config.HasField("end_seconds") else None
@@ -175,6 +194,7 @@ def _stream_request(config: pb.AnalyzeConfig) -> StreamRequest:
         end_seconds=end,
         max_frames=config.max_frames,
         latest=config.delivery == pb.DELIVERY_LATEST,
+        resume_after_pts=config.resume_after_pts if config.HasField("resume_after_pts") else None,
     )
 
 

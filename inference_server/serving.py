@@ -102,6 +102,8 @@ class ServedModel:
     cleared: bool = False
     frames_answered: int = 0
     frames_failed: int = 0
+    requests_answered: int = 0
+    requests_failed: int = 0
     swaps: int = 0
     running: Running | None = None
     max_queue: int = MAX_QUEUE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ from typing import Any
 
 import click
 
+from inference_server import video_settings
 from inference_server.sources import HostRule
+from inference_server.video import DecoderSettings
 from server_kit.options import check_address, serve_options
 
 PREFIX = "VIDEOAI_INFERENCE"
@@ -38,8 +39,8 @@ class Settings:
     max_streams: int
     max_batch: int
     max_queue: int
-    spool_folder: Path
-    max_spool_bytes: int
+    decoders: DecoderSettings
+    shared_memory: str | None
     allow_folder: tuple[Path, ...]
     allow_host: tuple[HostRule, ...]
     connect_timeout_seconds: float
@@ -129,19 +130,12 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Pictures, and rows of tensors, that may wait for a model; more are refused. Frames of videos are not"
             " counted against it: their streams wait.",
         ),
+        *(_option(name, **attributes) for name, attributes in video_settings.OPTIONS.items()),
         _option(
-            "--spool-folder",
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            default=tempfile.gettempdir(),
-            show_default="the system's folder for temporary files",
-            help="Where videos wait whose index is at their end.",
-        ),
-        _option(
-            "--max-spool-bytes",
-            type=click.IntRange(1),
-            default=2 * 2**30,
-            show_default=True,
-            help="Largest such video, in bytes.",
+            "--shared-memory",
+            metavar="PREFIX",
+            help="Let callers on this machine send tensors in POSIX shared memory whose name begins with PREFIX; /"
+            " allows any name. Not allowed by default.",
         ),
         _option(
             "--allow-folder",
@@ -195,7 +189,9 @@ def settings(
 ) -> Settings:
     """The settings that the flags and the environment give."""
     state_file = state_file or root.resolve() / ".videoai" / "inference-state.json"
+    decoders, rest = video_settings.decoders(rest)
     return Settings(
+        decoders=decoders,
         root=root.resolve(),
         models=tuple(dict.fromkeys(model)),
         instance_id=instance_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",

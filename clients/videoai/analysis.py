@@ -35,6 +35,7 @@ class VideoOptions(FrameOptions, total=False):
     end_seconds: float  # leave out frames at or after, > start_seconds
     max_frames: int  # stop after so many; 0 = no limit
     delivery: inference_pb2.Delivery.ValueType
+    resume_after_pts: int  # go on after the frame with this pts, that of the last result of an analysis that broke off
 
 
 class SourceOptions(VideoOptions, total=False):

@@ -34,4 +34,4 @@ class SourcePolicy:
         self._network.hosts.check(parsed.host, parsed.port)
         if parsed.scheme in ("http", "https"):
             return HttpSource(parsed, self._network)
-        raise InvalidField("uri", f"a scheme that this release reads: file, http or https, got {parsed.scheme}")
+        raise InvalidField("uri", f"a scheme that this server reads (file, http or https), got {parsed.scheme}")

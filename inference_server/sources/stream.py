@@ -15,6 +15,7 @@ import structlog
 from inference_server.errors import (
     CorruptVideo,
     DecoderFailed,
+    InvalidField,
     SourceError,
     SourceNotAllowed,
     SourceUnavailable,
@@ -150,6 +151,8 @@ class SourceStream:
         self._open = AsyncExitStack()
         connection = await self._open.enter_async_context(self._source.connect())
         self._live = connection.live
+        if connection.live and self._request.resume_after_pts is not None:
+            raise InvalidField("resume_after_pts", "none, since the frames of a live source do not come again")
         decoded = await self._pool.open(self._next_request(), self._target, connection.file)
         self._decoded = decoded
         self._open.push_async_callback(self._leave, decoded)

@@ -21,6 +21,7 @@ _FAILURES: dict[str, type[VideoError]] = {
     for kind in (
         errors.UnsupportedVideo,
         errors.CorruptVideo,
+        errors.FrameNotFound,
         errors.InvalidPicture,
         errors.VideoLimitExceeded,
         errors.DecoderFailed,

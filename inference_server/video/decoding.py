@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from time import perf_counter
 from typing import Any, NoReturn
 
 import av
+import av.logging
 from av.codec.context import CodecContext
 from av.container import InputContainer
 from av.stream import Disposition
@@ -16,7 +18,9 @@ from av.video.stream import VideoStream
 
 from inference_server.errors import CorruptVideo, UnsupportedVideo, VideoLimitExceeded
 from inference_server.video import limits
-from inference_server.video.containers import CODECS, FULL_NAMES
+from inference_server.video.codecs import decoders
+from inference_server.video.containers import FULL_NAMES
+from inference_server.video.settings import DecoderSettings
 from inference_server.video.source import Spooled, Streamed
 from inference_server.video.values import VideoInfo
 
@@ -26,6 +30,9 @@ _METADATA: dict[str, Any] = {"metadata_errors": "replace"} if av.__version__.sta
 # FFmpeg's AVProducerReferenceTime: microseconds since 1970, flags.
 _REFERENCE_TIME = struct.Struct("=qi")
 
+# More frames than a message can name are nonsense anyway.
+_MAX_COUNT = 2**32 - 1
+
 
 class Decoding:
     """One video: the first stream of pictures that is not a cover, its frames in presentation order.
@@ -33,22 +40,23 @@ class Decoding:
     Packets that do not decode are skipped and counted. Raises UnsupportedVideo, CorruptVideo and VideoLimitExceeded.
     """
 
-    def __init__(self, demuxer: str, source: Streamed | Spooled, max_pixels: int, threads: int, budget: int) -> None:
+    def __init__(self, demuxer: str, source: Streamed | Spooled, settings: DecoderSettings) -> None:
         self.corrupt_packets = 0
         self.truncated = False
         self._demuxer = demuxer
         self._source = source
-        self._budget = budget
+        self._budget = settings.corrupt_packet_budget
         self._packets = 0
         self._clock: float | None = None
-        self._container = _open(demuxer, source, max_pixels)
-        self._stream = _pick(self._container)
+        self._container = _open(demuxer, source, settings)
+        self._stream = _pick(self._container, settings.codecs)
+        max_pixels = settings.max_pixels
         codec = self._stream.codec_context
         self._pixels = codec.width * codec.height
         if self._pixels > max_pixels:
             raise VideoLimitExceeded(f"max_pixels: expected at most {max_pixels}, got {codec.width}x{codec.height}")
         codec.options = {"max_pixels": str(max_pixels)}
-        codec.thread_count = threads
+        codec.thread_count = settings.threads
         codec.thread_type = "AUTO"
 
     @property
@@ -69,7 +77,9 @@ class Decoding:
             duration = self._container.duration / av.time_base
         rate = float(_fraction(stream.average_rate) or 0)
         name = FULL_NAMES.get(self._demuxer, self._demuxer)
-        return VideoInfo(name, _codec(stream), width, height, rate, max(0.0, duration), max(0, stream.frames))
+        return VideoInfo(
+            name, _codec(stream), width, height, rate, max(0.0, duration), min(max(0, stream.frames), _MAX_COUNT)
+        )
 
     def time_base(self, frame: av.VideoFrame) -> Fraction:
         """Unit of the frame's timestamp in seconds."""
@@ -139,36 +149,62 @@ class Decoding:
             ) from error
 
 
-def _open(demuxer: str, source: Streamed | Spooled, max_pixels: int) -> InputContainer:
-    try:
-        container: InputContainer = av.open(
-            source,
-            "r",
-            format=demuxer,
-            options={"protocol_whitelist": "none", "max_pixels": str(max_pixels)},
-            buffer_size=source.buffer_size,
-            io_open=_refuse,
-            **_METADATA,
-        )
-    except MemoryError:
-        raise
-    except av.FFmpegError as error:
-        raise CorruptVideo(f"recognised as {demuxer}, but it cannot be read: {error.strerror}") from error
+def _open(demuxer: str, source: Streamed | Spooled, settings: DecoderSettings) -> InputContainer:
+    options = {
+        "protocol_whitelist": "none",
+        "codec_whitelist": ",".join(decoders(settings.codecs)),
+        "max_streams": str(settings.max_tracks + 1),  # one more: most demuxers keep silent about what they leave out
+        "max_pixels": str(settings.max_pixels),
+    }
+    with _errors_of_ffmpeg() as said:
+        try:
+            container: InputContainer = av.open(
+                source,
+                "r",
+                format=demuxer,
+                options=options,
+                buffer_size=source.buffer_size,
+                io_open=_refuse,
+                **_METADATA,
+            )
+        except MemoryError:
+            if any("max_streams" in text for _, _, text in said):  # which some demuxers call a lack of memory
+                raise _too_many_tracks(settings) from None
+            raise
+        except av.FFmpegError as error:
+            raise CorruptVideo(f"recognised as {demuxer}, but it cannot be read: {error.strerror}") from error
+    if len(container.streams) > settings.max_tracks:
+        raise _too_many_tracks(settings)
     return container
+
+
+@contextmanager
+def _errors_of_ffmpeg() -> Iterator[list[tuple[int, str, str]]]:
+    """Level, context and text of what FFmpeg complains about meanwhile."""
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as said:
+            yield said
+    finally:
+        av.logging.set_level(None)
+
+
+def _too_many_tracks(settings: DecoderSettings) -> VideoLimitExceeded:
+    return VideoLimitExceeded(f"max_tracks: expected at most {settings.max_tracks} in a container, got more")
 
 
 def _refuse(url: str, *_: Any) -> NoReturn:
     raise UnsupportedVideo(f"the video refers to another file, which is not opened: {url[:200]!r}")
 
 
-def _pick(container: InputContainer) -> VideoStream:
+def _pick(container: InputContainer, codecs: Collection[str]) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         found = ", ".join(sorted({s.type for s in container.streams})) or "none"
         raise UnsupportedVideo(f"expected a stream of pictures, got {found}")
     stream = streams[0]
-    if _codec(stream) not in CODECS:
-        raise UnsupportedVideo(f"codec: expected {', '.join(sorted(CODECS))}, got {_codec(stream)}")
+    if _codec(stream) not in codecs:
+        raise UnsupportedVideo(f"codec: expected {', '.join(sorted(codecs))}, got {_codec(stream)}")
     return stream
 
 

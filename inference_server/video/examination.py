@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import av
 from av.codec.codec import UnknownCodecError
-
-from inference_server.video.containers import CODECS
 
 
 def version() -> str:
@@ -13,9 +13,9 @@ def version() -> str:
     return f"PyAV {av.__version__}, libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
 
 
-def missing() -> list[str]:
-    """The codecs of the allow-list that this FFmpeg cannot decode."""
-    return [name for name in sorted(CODECS) if not _decodes(name)]
+def missing(codecs: Iterable[str]) -> list[str]:
+    """Those of `codecs`, the allow-list, that this FFmpeg cannot decode."""
+    return [name for name in sorted(codecs) if not _decodes(name)]
 
 
 def _decodes(name: str) -> bool:

@@ -60,7 +60,7 @@ class DecodedStream:
         timeout = settings.decode_timeout_seconds
         self._decoder = Conversation(process, timeout, self._receive, self._end)
         fds = (file.fd,) if file else ()
-        self._decoder.send(fds, type="video", file=file is not None, request=asdict(request), **_limits(settings))
+        self._decoder.send(fds, type="video", file=file is not None, request=asdict(request), **settings.message())
         self._aim(target, None)
 
     async def __aenter__(self) -> Self:
@@ -230,7 +230,3 @@ def _wall_clock(message: dict[str, Any]) -> WallClock | None:
     if "wall_clock" not in message:
         return None
     return WallClock(wire.number(message, "wall_clock"), wire.flag(message, "camera"))
-
-
-def _limits(settings: DecoderSettings) -> dict[str, Any]:
-    return asdict(settings) | {"spool_folder": str(settings.spool_folder)}

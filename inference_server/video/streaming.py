@@ -6,17 +6,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from av import VideoFrame
 
+from inference_server.errors import FrameNotFound, VideoLimitExceeded
 from inference_server.video.decoding import Decoding
 from inference_server.video.link import Link
 from inference_server.video.memory import FrameMemory
 from inference_server.video.prepare import PoseReader, Preparer
-from inference_server.video.sampling import Choice, Clock, Sampler
+from inference_server.video.sampling import Choice, Clock, Resumption, Sampler
+from inference_server.video.settings import DecoderSettings
 from inference_server.video.source import open_source
 from inference_server.video.values import StreamRequest, Target
 
@@ -40,10 +41,11 @@ class StreamJob:
     ) -> None:
         self._link = link
         self._file = file
-        self._task = task
+        self._settings = DecoderSettings.of(task)
         self._request = StreamRequest(**task["request"])
-        self._preparer = Preparer(task["max_pixels"])
-        self._decoded = self._sent = self._dropped = 0
+        self._preparer = Preparer(self._settings.max_pixels)
+        self._resumption = Resumption(self._request.resume_after_pts)
+        self._decoded = self._sent = self._dropped = self._left_out = 0
         self._held: _Sample | None = None  # the newest frame without a slot, if only the newest counts
         self._stopped = False
         self._decoding: Decoding
@@ -64,17 +66,20 @@ class StreamJob:
         self._free.append(slot)
         self._send_held()
 
-    def run(self, spool_folder: Path) -> None:
+    def run(self) -> None:
         """Decode to the end, and tell the server about it. Raises VideoError."""
-        task = self._task
-        demuxer, source = open_source(self._link, spool_folder, task["max_spool_bytes"], self._file)
-        self._decoding = Decoding(demuxer, source, task["max_pixels"], task["threads"], task["corrupt_packet_budget"])
+        demuxer, source = open_source(self._link, self._settings, self._file)
+        self._decoding = Decoding(demuxer, source, self._settings)
         self._poses = PoseReader(self._decoding.pixel_shape)
         for sample in self._samples(self._start(self._decoding.frames())):
             self._offer(sample)
-            if self._sent + (self._held is not None) == self._request.max_frames:
-                self._stopped = True
+            if self._enough():
                 break
+        if self._resumption.waiting and not self._stopped:
+            raise FrameNotFound(
+                f"resume_after_pts: expected the pts of a frame, got {self._request.resume_after_pts}, which none of"
+                f" {self._decoded} has"
+            )
         while self._held is not None:
             self._link.serve(wait=True)
         self._finish()
@@ -93,12 +98,30 @@ class StreamJob:
             self._decoded += 1
             self._link.serve(wait=False)
             seconds = self._request.first_seconds + clock.seconds(frame.pts, self._decoding.time_base(frame))
+            self._check_length(index, seconds)
+            left_out = self._resumption.leaves_out(frame.pts)
             match sampler.choose(index, seconds):
+                case Choice.TAKE if left_out:
+                    self._left_out += 1
+                    if self._enough():
+                        return
                 case Choice.TAKE:
                     yield _Sample(frame, index, seconds, decode_seconds, time.time())
                 case Choice.STOP:
                     self._stopped = True
                     return
+
+    def _enough(self) -> bool:
+        """Whether all the frames that the request asks for have been sent, before or now."""
+        self._stopped = self._left_out + self._sent + (self._held is not None) == self._request.max_frames
+        return self._stopped
+
+    def _check_length(self, index: int, seconds: float) -> None:
+        frames, length = self._settings.max_video_frames, self._settings.max_video_seconds
+        if 0 < frames <= index:
+            raise VideoLimitExceeded(f"max_video_frames: expected at most {frames} frames, got more")
+        if 0 < length < seconds:
+            raise VideoLimitExceeded(f"max_video_seconds: expected at most {length:g} s, got a frame at {seconds:g} s")
 
     def _offer(self, sample: _Sample) -> None:
         if self._request.latest:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import traceback
-from pathlib import Path
 from typing import Any
 
 from inference_server.detection.geometry import Layout, Resize
@@ -54,7 +53,7 @@ class _Worker:
             prepare_stills(self._link, self._memory, self._target.layout, task["pictures"], task["max_pixels"])
         else:
             self._job = StreamJob(self._link, task, self._target, self._memory, self._file)
-            self._job.run(Path(task["spool_folder"]))
+            self._job.run()
 
     def fail(self, kind: str, reason: str) -> None:
         self._link.send(type="failed", kind=kind, reason=reason[:2000])

@@ -203,6 +203,7 @@ def test_only_what_was_asked_for_is_sent(call: Callable[..., Any], fake: Any, vi
     fake.inference.answers["AnalyzeVideo"] = answer
     call(video)
     options = ["--fps", 2.5, "--start", 1, "--end", 2, "--max-frames", 3, "--confidence", 0.5, "--iou", 0.25]
+    options += ["--resume-after-pts", -7]
     call(video, "--model", "m", *options, "--max-detections", 7, "--class", "a", "--class", "b")
     assert configs[0] == inference_pb2.AnalyzeConfig()
     assert configs[1] == inference_pb2.AnalyzeConfig(
@@ -211,6 +212,7 @@ def test_only_what_was_asked_for_is_sent(call: Callable[..., Any], fake: Any, vi
         start_seconds=1,
         end_seconds=2,
         max_frames=3,
+        resume_after_pts=-7,
         confidence_threshold=0.5,
         iou_threshold=0.25,
         max_detections=7,

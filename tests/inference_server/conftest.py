@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference_server.detection import Detections, Layout, Options, place
+from inference_server.detection import Detections, Layout, Options, PictureInput, place
 from inference_server.engine import ModelVersion
 
 LAYOUT = Layout(4, 4)
@@ -19,6 +19,7 @@ class FakeFamily:
     name = "fake"
     class_names = ("thing", "other")
     layout = LAYOUT
+    picture = PictureInput("images", "float32", False, None, LAYOUT)
 
     def decode(self, outputs, placement, options):
         return Detections(

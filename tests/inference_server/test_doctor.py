@@ -10,7 +10,9 @@ import pytest
 from inference_server import doctor, settings
 from inference_server.engine import examination
 from inference_server.engine.examination import Driver
+from inference_server.video import DecoderSettings
 from inference_server.video import examination as decoders
+from inference_server.video.codecs import DEFAULT_CODECS
 
 BROKEN = "device cuda:0: no session runs there (libcudnn.so.9 is missing)"
 
@@ -25,7 +27,7 @@ def examine(tmp_path):
                 "state_file": tmp_path / "state" / "inference-state.json",
                 "cache_folder": tmp_path / "cache",
                 "max_cache_bytes": 1,
-                "spool_folder": tmp_path,
+                "decoders": DecoderSettings(spool_folder=tmp_path),
                 **values,
             }
         )
@@ -95,8 +97,9 @@ def test_two_runtimes_overwrite_each_other(examine, monkeypatch):
 
 
 def test_a_codec_that_ffmpeg_lacks(examine, monkeypatch):
-    assert decoders.missing() == []
-    monkeypatch.setattr(decoders, "CODECS", {"h264", "no-such-codec"})
+    assert decoders.missing(DEFAULT_CODECS) == []
+    assert decoders.missing(["h264", "no-such-codec"]) == ["no-such-codec"]
+    monkeypatch.setattr(decoders, "missing", lambda _: ["no-such-codec"])
     finding = examine("cpu")["decoders"]
     assert (finding.outcome, "missing: no-such-codec" in finding.found) == ("warning", True)
 

@@ -11,7 +11,8 @@ import pytest
 from tests.repository.house import reachable, read, uses, within
 
 CLIENTS = ("videoai", "demo", "sidecar")
-WIRE = ("registry_server.service", "registry_server.convert", "inference_server.service", *CLIENTS)
+TENSORS = tuple(f"inference_server.tensors.{part}" for part in ("service", "calls", "convert", "describe", "messages"))
+WIRE = ("registry_server.service", "registry_server.convert", "inference_server.service", *TENSORS, *CLIENTS)
 SERVERS = ("registry_server.server", "inference_server.server")
 WATCHER = ("inference_server.watcher", "inference_server.reporter", "inference_server.fetching")
 
@@ -37,6 +38,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "google.rpc": ("server_kit.retry",),
     "videoai.registry.v1": (*WIRE, *SERVERS, *WATCHER),
     "videoai.inference.v1": (*WIRE, *SERVERS),
+    "videoai.open_inference": TENSORS,
     "fastapi": ("registry_server.rest",),
     "starlette": ("registry_server.rest",),
     "pydantic": ("registry_server.rest",),
@@ -45,7 +47,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
         *(
             f"{server}.{module}"
             for server in ("registry_server", "inference_server")
-            for module in ("settings", "__main__")
+            for module in ("settings", "video_settings", "__main__")
         ),
         "registry_server.edit",
         "server_kit.options",

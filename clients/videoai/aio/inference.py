@@ -80,7 +80,7 @@ class InferenceClient(Client):
     ) -> VideoAnalysis:
         """Have the server read a source by itself and iterate over its frames' results; a camera's never end.
 
-        `uri`: file:///absolute/path on the server's machine, http(s):// or rtsp(s)://, where the operator allows it.
+        `uri`: file:///absolute/path on the server's machine, or http(s)://, where the operator allows it.
         `on_gap` is called with each message about a gap in a live source, in order with the frames; `.gaps` has them
         too. Nothing is asked before the first frame is.
         """

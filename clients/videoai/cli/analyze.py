@@ -59,6 +59,9 @@ class VideoOrSource(click.Path):
 @click.option("--start", "start_seconds", type=SECONDS, help="Leave out what comes before, in seconds.")
 @click.option("--end", "end_seconds", type=SECONDS, help="Leave out what comes from there on, in seconds.")
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many frames.")
+@click.option(
+    "--resume-after-pts", type=int, metavar="PTS", help="Go on after the frame with this pts, the last one analysed."
+)
 @click.option("--confidence", "confidence_threshold", type=SHARE, help="Lowest score reported.")
 @click.option("--iou", "iou_threshold", type=SHARE, help="Suppress boxes of a class that overlap a better one by more.")
 @click.option("--max-detections", type=click.IntRange(1, 10_000), help="At most so many boxes a frame.")
@@ -83,7 +86,7 @@ def analyze(
 ) -> None:
     """Find objects in VIDEO, a file of any format that the server allows.
 
-    Results come while the file is still being sent. An address (rtsp://, http://, or file:/// for a file on the
+    Results come while the file is still being sent. An address (http://, https://, or file:/// for a file on the
     server's machine) is read by the server itself, where its operator allows that; gaps of a live source are told on
     standard error, and Ctrl-C ends it. With --output json, standard output has the totals as one JSON
     value, or with --json - the frames, one a line, and nothing else.

@@ -15,6 +15,7 @@ import pytest
 from inference_server.detection import Layout
 from inference_server.errors import (
     CorruptVideo,
+    InvalidField,
     SourceNotAllowed,
     SourceNotFound,
     SourceRefused,
@@ -272,3 +273,14 @@ async def test_a_swap_in_a_gap_counts_for_the_frames_after_it(server, http, ts, 
     generations = [frame.target.generation for frame in seen.frames]
     assert generations == sorted(generations)
     assert set(generations[-COUNT:]) == {1}
+
+
+async def test_a_live_source_cannot_be_resumed_by_timestamp(server, http, ts, read_source):
+    server.scripts = [http.whole(ts)]
+    with pytest.raises(InvalidField, match="resume_after_pts"):
+        await read_source(server.url, StreamRequest(resume_after_pts=5))
+
+
+async def test_rtsp_is_refused_by_name(read_source):
+    with pytest.raises(InvalidField, match="file, http or https"):
+        await read_source("rtsp://127.0.0.1/x")

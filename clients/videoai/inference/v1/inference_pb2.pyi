@@ -53,7 +53,7 @@ class _WallClockSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WallC
     WALL_CLOCK_SOURCE_UNSPECIFIED: _WallClockSource.ValueType  # 0
     """There is no time."""
     WALL_CLOCK_SOURCE_CAMERA: _WallClockSource.ValueType  # 1
-    """The source's own, as its RTCP sender reports tell it."""
+    """The source's own, where the stream carries it."""
     WALL_CLOCK_SOURCE_RECEIVED: _WallClockSource.ValueType  # 2
     """The server's, when the frame had arrived and was decoded: later than the picture by the time that took."""
 
@@ -63,7 +63,7 @@ class WallClockSource(_WallClockSource, metaclass=_WallClockSourceEnumTypeWrappe
 WALL_CLOCK_SOURCE_UNSPECIFIED: WallClockSource.ValueType  # 0
 """There is no time."""
 WALL_CLOCK_SOURCE_CAMERA: WallClockSource.ValueType  # 1
-"""The source's own, as its RTCP sender reports tell it."""
+"""The source's own, where the stream carries it."""
 WALL_CLOCK_SOURCE_RECEIVED: WallClockSource.ValueType  # 2
 """The server's, when the frame had arrived and was decoded: later than the picture by the time that took."""
 Global___WallClockSource: _TypeAlias = WallClockSource  # noqa: Y015
@@ -118,18 +118,19 @@ class AnalyzeConfig(_message.Message):
     CLASS_NAMES_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
     INCLUDE_TENSORS_FIELD_NUMBER: _builtins.int
+    RESUME_AFTER_PTS_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Model to run; may be empty if the server serves exactly one."""
     stride: _builtins.int
     """Every n-th decoded frame, >= 1, counted from the first frame of the video."""
     frames_per_second: _builtins.float
-    """At most so many frames per second of video, > 0, chosen by their timestamps."""
+    """At most so many frames per second of video, > 0 and <= 1000000, chosen by their timestamps."""
     start_seconds: _builtins.float
     """Frames before this time are left out. Seconds from the start of the video, >= 0."""
     end_seconds: _builtins.float
     """Frames at or after this time are left out. Seconds from the start of the video, > start_seconds; to the end if unset."""
     max_frames: _builtins.int
-    """Stop after so many analysed frames; 0 means no limit."""
+    """Stop after so many analysed frames; 0 means no limit. Those that resume_after_pts leaves out count, too."""
     confidence_threshold: _builtins.float
     """Only scores above this are reported, 0..1. If unset, what the registry entry says, else 0.25; 0 for classification."""
     iou_threshold: _builtins.float
@@ -144,6 +145,12 @@ class AnalyzeConfig(_message.Message):
     """What to do when results are taken slowly."""
     include_tensors: _builtins.bool
     """Also return the model's raw output tensors."""
+    resume_after_pts: _builtins.int
+    """Go on where an analysis of the same video, sent again from its beginning, broke off: the pts of its last result, in the
+    time_base of the results. Frames up to and including the first one with this pts are decoded, but left out;
+    frame_index, times, sampling and max_frames count as if they were not, so the results are exactly the ones that were
+    missing. From the beginning if unset. INVALID_ARGUMENT at the end if no frame has this pts, and for a live source.
+    """
     @_builtins.property
     def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these classes, by the names in the model file; all if empty. INVALID_ARGUMENT for a name the model has not."""
@@ -163,10 +170,11 @@ class AnalyzeConfig(_message.Message):
         class_names: _abc.Iterable[_builtins.str] | None = ...,
         delivery: Global___Delivery.ValueType = ...,
         include_tensors: _builtins.bool = ...,
+        resume_after_pts: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_end_seconds", b"_end_seconds", "_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "confidence_threshold", b"confidence_threshold", "end_seconds", b"end_seconds", "frames_per_second", b"frames_per_second", "iou_threshold", b"iou_threshold", "max_detections", b"max_detections", "sampling", b"sampling", "stride", b"stride"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_end_seconds", b"_end_seconds", "_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_resume_after_pts", b"_resume_after_pts", "confidence_threshold", b"confidence_threshold", "end_seconds", b"end_seconds", "frames_per_second", b"frames_per_second", "iou_threshold", b"iou_threshold", "max_detections", b"max_detections", "resume_after_pts", b"resume_after_pts", "sampling", b"sampling", "stride", b"stride"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_end_seconds", b"_end_seconds", "_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "class_names", b"class_names", "confidence_threshold", b"confidence_threshold", "delivery", b"delivery", "end_seconds", b"end_seconds", "frames_per_second", b"frames_per_second", "include_tensors", b"include_tensors", "iou_threshold", b"iou_threshold", "max_detections", b"max_detections", "max_frames", b"max_frames", "model_name", b"model_name", "sampling", b"sampling", "start_seconds", b"start_seconds", "stride", b"stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_end_seconds", b"_end_seconds", "_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_resume_after_pts", b"_resume_after_pts", "class_names", b"class_names", "confidence_threshold", b"confidence_threshold", "delivery", b"delivery", "end_seconds", b"end_seconds", "frames_per_second", b"frames_per_second", "include_tensors", b"include_tensors", "iou_threshold", b"iou_threshold", "max_detections", b"max_detections", "max_frames", b"max_frames", "model_name", b"model_name", "resume_after_pts", b"resume_after_pts", "sampling", b"sampling", "start_seconds", b"start_seconds", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence_threshold: _TypeAlias = _typing.Literal["confidence_threshold"]  # noqa: Y015
     _WhichOneofArgType__confidence_threshold: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold"]  # noqa: Y015
@@ -176,6 +184,8 @@ class AnalyzeConfig(_message.Message):
     _WhichOneofArgType__iou_threshold: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold"]  # noqa: Y015
     _WhichOneofReturnType__max_detections: _TypeAlias = _typing.Literal["max_detections"]  # noqa: Y015
     _WhichOneofArgType__max_detections: _TypeAlias = _typing.Literal["_max_detections", b"_max_detections"]  # noqa: Y015
+    _WhichOneofReturnType__resume_after_pts: _TypeAlias = _typing.Literal["resume_after_pts"]  # noqa: Y015
+    _WhichOneofArgType__resume_after_pts: _TypeAlias = _typing.Literal["_resume_after_pts", b"_resume_after_pts"]  # noqa: Y015
     _WhichOneofReturnType_sampling: _TypeAlias = _typing.Literal["stride", "frames_per_second"]  # noqa: Y015
     _WhichOneofArgType_sampling: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     @_typing.overload
@@ -186,6 +196,8 @@ class AnalyzeConfig(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__iou_threshold) -> _WhichOneofReturnType__iou_threshold | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_detections) -> _WhichOneofReturnType__max_detections | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resume_after_pts) -> _WhichOneofReturnType__resume_after_pts | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_sampling) -> _WhichOneofReturnType_sampling | None: ...
 
@@ -270,8 +282,8 @@ class AnalyzeSourceRequest(_message.Message):
     MAX_RECONNECTS_FIELD_NUMBER: _builtins.int
     GIVE_UP_SECONDS_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
-    """file:///absolute/path, http://, https://, rtsp:// or rtsps://; user:password@ before the host is sent to that host
-    alone and never logged.
+    """file:///absolute/path, http:// or https://; user:password@ before the host is sent to that host alone and never
+    logged. rtsp:// and rtsps:// are not read yet: INVALID_ARGUMENT.
     """
     max_reconnects: _builtins.int
     """Attempts to connect again in one gap of a live source before the stream ends with UNAVAILABLE; 0: none, it ends with
