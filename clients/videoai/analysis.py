@@ -11,6 +11,8 @@ from videoai import errors
 from videoai.channels import CHUNK_BYTES
 from videoai.inference.v1 import inference_pb2
 
+MAX_FRAMES_PER_RESPONSE = 16
+
 Response = inference_pb2.AnalyzeVideoResponse | inference_pb2.AnalyzeSourceResponse
 GapHandler = Callable[[inference_pb2.Gap], object]
 Request = inference_pb2.AnalyzeVideoRequest
@@ -36,6 +38,7 @@ class VideoOptions(FrameOptions, total=False):
     max_frames: int  # stop after so many; 0 = no limit
     delivery: inference_pb2.Delivery.ValueType
     resume_after_pts: int  # go on after the frame with this pts, that of the last result of an analysis that broke off
+    max_frames_per_response: int  # so many may come together; 1 = each as soon as it can; 16 by default
 
 
 class SourceOptions(VideoOptions, total=False):
@@ -77,18 +80,20 @@ class Progress:
         self.gaps: list[inference_pb2.Gap] = []
         self._on_gap = on_gap
 
-    def take(self, response: Response) -> inference_pb2.FrameResult | None:
-        """Return the frame that `response` carries; keep anything else."""
+    def take(self, response: Response) -> Sequence[inference_pb2.FrameResult]:
+        """Return the frames that `response` carries; keep anything else."""
         if isinstance(response, inference_pb2.AnalyzeSourceResponse) and response.HasField("gap"):
             self._take_gap(response.gap)
         match response.WhichOneof("result"):
             case "frame":
-                return response.frame
+                return (response.frame,)
+            case "frames":
+                return response.frames.frames
             case "started":
                 self.started = response.started
             case "summary":
                 self.summary = response.summary
-        return None
+        return ()
 
     def _take_gap(self, gap: inference_pb2.Gap) -> None:
         self.gaps[gap.gap_index :] = [gap]
@@ -145,6 +150,7 @@ def source_request(uri: str, model_name: str, options: SourceOptions) -> inferen
 def _config(model_name: str, options: VideoOptions) -> inference_pb2.AnalyzeConfig:
     if "stride" in options and "frames_per_second" in options:
         raise ValueError("stride, frames_per_second: expected at most one of them, got both")
+    options = {"max_frames_per_response": MAX_FRAMES_PER_RESPONSE, **options}
     return inference_pb2.AnalyzeConfig(model_name=model_name, **options)
 
 

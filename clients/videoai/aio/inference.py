@@ -111,8 +111,7 @@ async def _source_frames(
     call = method(request)
     try:
         async for response in call:
-            frame = progress.take(response)
-            if frame is not None:
+            for frame in progress.take(response):
                 yield frame
     except grpc.RpcError as error:
         raise errors.from_grpc(error) from None

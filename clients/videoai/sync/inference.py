@@ -137,9 +137,7 @@ def _frames(
     upload.bind(call.cancel)
     try:
         for response in call:
-            frame = progress.take(response)
-            if frame is not None:
-                yield frame
+            yield from progress.take(response)
     except grpc.RpcError as error:
         raise upload.failure or errors.from_grpc(error) from None
     else:
@@ -154,9 +152,7 @@ def _source_frames(
     call = method(request)
     try:
         for response in call:
-            frame = progress.take(response)
-            if frame is not None:
-                yield frame
+            yield from progress.take(response)
     except grpc.RpcError as error:
         raise errors.from_grpc(error) from None
     else:
