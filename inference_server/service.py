@@ -106,6 +106,7 @@ class Identity:
     instance_id: str
     registry: str
     registry_connected: Callable[[], bool]
+    services: tuple[str, ...]
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
@@ -154,6 +155,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             registry_connected=self._identity.registry_connected(),
             models=[_served(model) for model in self._models],
             active_streams=self._pipeline.active_streams,
+            services=self._identity.services,
             current_timestamp=_now(),
         )
 
@@ -388,6 +390,8 @@ def _served(model: ServedModel) -> pb.ServedModel:
         last_error=model.last_error,
         frames_answered=model.frames_answered,
         frames_failed=model.frames_failed,
+        requests_answered=model.requests_answered,
+        requests_failed=model.requests_failed,
         swaps=model.swaps,
         cleared=model.cleared,
     )

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from videoai.analysis import SourceOptions, VideoOptions
 from videoai.cli import output
-from videoai.cli.options import Settings, global_options, pass_settings
+from videoai.cli.options import COUNT, Number, Settings, global_options, pass_settings
 from videoai.cli.progress import AnalysisProgress
 from videoai.inference.v1 import inference_pb2
 
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
     from videoai import InferenceClient
 
-SHARE = click.FloatRange(0, 1)
+SHARE = Number(0, 1)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
-POSITIVE = click.FloatRange(min=0, min_open=True)
-SECONDS = click.FloatRange(min=0)
+POSITIVE = Number(min=0, min_open=True)
+SECONDS = Number(min=0)
+PTS = click.IntRange(-(2**63), 2**63 - 1)
 # How the options are called in AnalyzeConfig.
 _FIELDS = frozenset(SourceOptions.__optional_keys__)
 _PATIENCE = _FIELDS - VideoOptions.__optional_keys__
@@ -54,13 +55,13 @@ class VideoOrSource(click.Path):
 @click.option("--model", "model_name", default="", metavar="NAME", help="Model to run; needed if several are served.")
 @click.option("--json", "json_path", metavar="FILE", help='Write a line of JSON for each frame; "-": to stdout.')
 @click.option("--save-video", type=NEW_FILE, help="Write an MP4 with what was found drawn in.")
-@click.option("--stride", type=click.IntRange(min=1), help="Analyse every n-th frame only.")
+@click.option("--stride", type=COUNT, help="Analyse every n-th frame only.")
 @click.option("--fps", "frames_per_second", type=POSITIVE, help="At most so many frames/s.")
 @click.option("--start", "start_seconds", type=SECONDS, help="Leave out what comes before, in seconds.")
 @click.option("--end", "end_seconds", type=SECONDS, help="Leave out what comes from there on, in seconds.")
-@click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many frames.")
+@click.option("--max-frames", type=COUNT, help="Stop after so many frames.")
 @click.option(
-    "--resume-after-pts", type=int, metavar="PTS", help="Go on after the frame with this pts, the last one analysed."
+    "--resume-after-pts", type=PTS, metavar="PTS", help="Go on after the frame with this pts, the last one analysed."
 )
 @click.option("--confidence", "confidence_threshold", type=SHARE, help="Lowest score reported.")
 @click.option("--iou", "iou_threshold", type=SHARE, help="Suppress boxes of a class that overlap a better one by more.")
