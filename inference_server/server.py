@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -13,6 +13,7 @@ from videoai import RegistryClient as BlockingClient
 from videoai.aio import RegistryClient
 from videoai.inference.v1 import inference_pb2_grpc
 
+from inference_server import metrics
 from inference_server.applier import Applier
 from inference_server.cache import ModelCache
 from inference_server.engine import PreparedModels, choose_device, load
@@ -25,7 +26,7 @@ from inference_server.settings import Settings
 from inference_server.sources import SourcePolicy
 from inference_server.state import StateFile
 from inference_server.tensors import Regions, TensorService, add_to
-from inference_server.video import DecoderPool
+from inference_server.video import LAYERS, DecoderPool
 from inference_server.watcher import Watcher
 from server_kit import background
 from server_kit.health import Health
@@ -63,7 +64,7 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
             names=settings.models,
             unload_cleared=settings.unload_cleared,
         )
-        pool = await stack.enter_async_context(DecoderPool(settings.decoders))
+        pool = await stack.enter_async_context(DecoderPool(settings.decoders, _Sandbox().show))
         pipeline = Pipeline(models, pool, settings.max_streams)
         sources = _source_policy(settings)
         identity = Identity(settings.instance_id, settings.registry, lambda: watcher.connected)
@@ -95,6 +96,24 @@ def _source_policy(settings: Settings) -> SourcePolicy:
         return SourcePolicy(settings.allow_folder, settings.give_up_seconds)
     except OSError as error:
         raise StartupError(f"--allow-folder {error.filename}: {error.strerror}") from error
+
+
+class _Sandbox:
+    """Shows what decoders are confined by: in metrics always, in the log when it changes."""
+
+    def __init__(self) -> None:
+        self._layers: Collection[str] | None = None
+
+    def show(self, layers: Collection[str]) -> None:
+        for layer in LAYERS:
+            metrics.DECODER_SANDBOX.labels(layer).set(layer in layers)
+        if layers == self._layers:
+            return
+        self._layers = layers
+        if missing := sorted(set(LAYERS) - set(layers)):
+            log.warning("decoders are confined less than they could be", missing=missing, active=[*layers])
+        else:
+            log.info("decoders are confined", active=[*layers])
 
 
 async def _end_streams(pipeline: Pipeline, health: Health, grace_seconds: float) -> None:

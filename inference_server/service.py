@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import grpc
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from videoai.inference.v1 import inference_pb2 as pb
 from videoai.inference.v1 import inference_pb2_grpc
 
+from inference_server.asking import Analysis, AnsweredFrame
 from inference_server.detection import Classes, Detections, Options
 from inference_server.errors import (
     CorruptVideo,
@@ -43,7 +44,13 @@ from inference_server.errors import (
     VersionNotRunning,
     VideoLimitExceeded,
 )
-from inference_server.pipeline import Analysis, AnsweredFrame, Event, FinishedVideo, Pipeline, StartedVideo
+from inference_server.pipeline import (
+    AnsweredFrames,
+    Event,
+    FinishedVideo,
+    Pipeline,
+    StartedVideo,
+)
 from inference_server.serving import ServedModel, ServedModels
 from inference_server.sources import Gap, Patience, SourcePolicy
 from inference_server.video import EncodedPicture, Picture, RawPicture, StreamRequest
@@ -80,6 +87,7 @@ ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
 }
 
 MAX_PICTURES = 64
+MAX_TOGETHER = 64
 _LAST_SECOND = 253_402_300_799.0  # of the year 9999
 OPTIONS: tuple[Literal["confidence_threshold", "iou_threshold", "max_detections"], ...] = (
     "confidence_threshold",
@@ -114,7 +122,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> AsyncIterator[pb.AnalyzeVideoResponse]:
         config = await _config(request_iterator)
         events = self._pipeline.analyze_video(
-            config.model_name, _stream_request(config), _analysis(config), _chunks(request_iterator)
+            config.model_name, _stream_request(config), _video_analysis(config), _chunks(request_iterator)
         )
         async with aclosing(events):
             async for event in events:
@@ -128,7 +136,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             raise InvalidField("resume_after_pts", "none, since the frames of a live source do not come again")
         patience = _patience(request, self._sources.give_up_seconds)
         events = self._pipeline.analyze_source(
-            config.model_name, _stream_request(config), _analysis(config), source, patience
+            config.model_name, _stream_request(config), _video_analysis(config), source, patience
         )
         async with aclosing(events):
             async for event in events:
@@ -213,6 +221,10 @@ def _analysis(request: pb.AnalyzeConfig | pb.AnalyzeFramesRequest) -> Analysis:
     return Analysis(chosen, tuple(request.class_names), request.include_tensors)
 
 
+def _video_analysis(config: pb.AnalyzeConfig) -> Analysis:
+    return replace(_analysis(config), together=min(max(1, config.max_frames_per_response), MAX_TOGETHER))
+
+
 def _picture(index: int, picture: pb.Picture) -> Picture:
     match picture.WhichOneof("content"):
         case "encoded":
@@ -233,8 +245,10 @@ def _result(event: Event) -> dict[str, Any]:
     match event:
         case StartedVideo():
             return {"started": _started(event)}
-        case AnsweredFrame():
-            return {"frame": _frame(event)}
+        case AnsweredFrames([frame]):
+            return {"frame": _frame(frame)}
+        case AnsweredFrames(frames):
+            return {"frames": pb.FrameResults(frames=[_frame(frame) for frame in frames])}
         case Gap():
             return {"gap": _gap(event)}
         case FinishedVideo():

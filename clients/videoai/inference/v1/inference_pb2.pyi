@@ -119,6 +119,7 @@ class AnalyzeConfig(_message.Message):
     DELIVERY_FIELD_NUMBER: _builtins.int
     INCLUDE_TENSORS_FIELD_NUMBER: _builtins.int
     RESUME_AFTER_PTS_FIELD_NUMBER: _builtins.int
+    MAX_FRAMES_PER_RESPONSE_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Model to run; may be empty if the server serves exactly one."""
     stride: _builtins.int
@@ -151,6 +152,11 @@ class AnalyzeConfig(_message.Message):
     frame_index, times, sampling and max_frames count as if they were not, so the results are exactly the ones that were
     missing. From the beginning if unset. INVALID_ARGUMENT at the end if no frame has this pts, and for a live source.
     """
+    max_frames_per_response: _builtins.int
+    """Up to so many frames may come in one response, as frames in place of frame; 0 and 1: each comes by itself. At most
+    64 do. Then an answer may be kept for the next ones, at most 20 ms and only while they follow that quickly: it
+    takes less of both processors, for callers who need the results more than each of them at once.
+    """
     @_builtins.property
     def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these classes, by the names in the model file; all if empty. INVALID_ARGUMENT for a name the model has not."""
@@ -171,10 +177,11 @@ class AnalyzeConfig(_message.Message):
         delivery: Global___Delivery.ValueType = ...,
         include_tensors: _builtins.bool = ...,
         resume_after_pts: _builtins.int | None = ...,
+        max_frames_per_response: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_end_seconds", b"_end_seconds", "_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_resume_after_pts", b"_resume_after_pts", "confidence_threshold", b"confidence_threshold", "end_seconds", b"end_seconds", "frames_per_second", b"frames_per_second", "iou_threshold", b"iou_threshold", "max_detections", b"max_detections", "resume_after_pts", b"resume_after_pts", "sampling", b"sampling", "stride", b"stride"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_end_seconds", b"_end_seconds", "_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_resume_after_pts", b"_resume_after_pts", "class_names", b"class_names", "confidence_threshold", b"confidence_threshold", "delivery", b"delivery", "end_seconds", b"end_seconds", "frames_per_second", b"frames_per_second", "include_tensors", b"include_tensors", "iou_threshold", b"iou_threshold", "max_detections", b"max_detections", "max_frames", b"max_frames", "model_name", b"model_name", "resume_after_pts", b"resume_after_pts", "sampling", b"sampling", "start_seconds", b"start_seconds", "stride", b"stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_end_seconds", b"_end_seconds", "_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_resume_after_pts", b"_resume_after_pts", "class_names", b"class_names", "confidence_threshold", b"confidence_threshold", "delivery", b"delivery", "end_seconds", b"end_seconds", "frames_per_second", b"frames_per_second", "include_tensors", b"include_tensors", "iou_threshold", b"iou_threshold", "max_detections", b"max_detections", "max_frames", b"max_frames", "max_frames_per_response", b"max_frames_per_response", "model_name", b"model_name", "resume_after_pts", b"resume_after_pts", "sampling", b"sampling", "start_seconds", b"start_seconds", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence_threshold: _TypeAlias = _typing.Literal["confidence_threshold"]  # noqa: Y015
     _WhichOneofArgType__confidence_threshold: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold"]  # noqa: Y015
@@ -242,6 +249,7 @@ class AnalyzeVideoResponse(_message.Message):
     STARTED_FIELD_NUMBER: _builtins.int
     FRAME_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___Started:
         """The video was recognised; first message only."""
@@ -254,18 +262,23 @@ class AnalyzeVideoResponse(_message.Message):
     def summary(self) -> Global___Summary:
         """Totals; last message only."""
 
+    @_builtins.property
+    def frames(self) -> Global___FrameResults:
+        """Several analysed frames; only if max_frames_per_response allows it."""
+
     def __init__(
         self,
         *,
         started: Global___Started | None = ...,
         frame: Global___FrameResult | None = ...,
         summary: Global___Summary | None = ...,
+        frames: Global___FrameResults | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "frames", b"frames", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "frames", b"frames", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["started", "frame", "summary"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["started", "frame", "summary", "frames"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -330,6 +343,7 @@ class AnalyzeSourceResponse(_message.Message):
     FRAME_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     GAP_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___Started:
         """The video was recognised; first message only."""
@@ -346,6 +360,10 @@ class AnalyzeSourceResponse(_message.Message):
     def gap(self) -> Global___Gap:
         """A live source broke off, an attempt to connect again failed, or its frames are back."""
 
+    @_builtins.property
+    def frames(self) -> Global___FrameResults:
+        """Several analysed frames; only if max_frames_per_response allows it."""
+
     def __init__(
         self,
         *,
@@ -353,12 +371,13 @@ class AnalyzeSourceResponse(_message.Message):
         frame: Global___FrameResult | None = ...,
         summary: Global___Summary | None = ...,
         gap: Global___Gap | None = ...,
+        frames: Global___FrameResults | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "gap", b"gap", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "frames", b"frames", "gap", b"gap", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "gap", b"gap", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "frames", b"frames", "gap", b"gap", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["started", "frame", "summary", "gap"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["started", "frame", "summary", "gap", "frames"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -464,6 +483,30 @@ class Started(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Started: _TypeAlias = Started  # noqa: Y015
+
+@_typing.final
+class FrameResults(_message.Message):
+    """Answers for frames that follow each other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___FrameResult]:
+        """In order, 2 or more."""
+
+    def __init__(
+        self,
+        *,
+        frames: _abc.Iterable[Global___FrameResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FrameResults: _TypeAlias = FrameResults  # noqa: Y015
 
 @_typing.final
 class FrameResult(_message.Message):
