@@ -20,11 +20,12 @@ from inference_server.engine import PreparedModels, choose_device, load
 from inference_server.errors import DeviceUnavailable
 from inference_server.fetching import ModelFiles
 from inference_server.pipeline import Pipeline
-from inference_server.service import Identity, InferenceService
+from inference_server.service import SERVICE, Identity, InferenceService
 from inference_server.serving import ServedModels
 from inference_server.settings import Settings
-from inference_server.sources import SourcePolicy
+from inference_server.sources import AllowedHosts, Network, SourcePolicy
 from inference_server.state import StateFile
+from inference_server.tensors import SERVICE as TENSOR_SERVICE
 from inference_server.tensors import Regions, TensorService, add_to
 from inference_server.video import LAYERS, DecoderPool
 from inference_server.watcher import Watcher
@@ -67,10 +68,11 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
         pool = await stack.enter_async_context(DecoderPool(settings.decoders, _Sandbox().show))
         pipeline = Pipeline(models, pool, settings.max_streams)
         sources = _source_policy(settings)
-        identity = Identity(settings.instance_id, settings.registry, lambda: watcher.connected)
+        services = (SERVICE, TENSOR_SERVICE)
+        identity = Identity(settings.instance_id, settings.registry, lambda: watcher.connected, services)
         regions = Regions(settings.shared_memory)
         stack.callback(regions.close)
-        add_to(server, TensorService(models, regions))
+        add_to(server, TensorService(models, regions, watcher))
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceService(pipeline, models, sources, identity), server
         )
@@ -93,7 +95,10 @@ def _prepared_models(settings: Settings) -> PreparedModels:
 
 def _source_policy(settings: Settings) -> SourcePolicy:
     try:
-        return SourcePolicy(settings.allow_folder, settings.give_up_seconds)
+        network = Network(
+            AllowedHosts(settings.allow_host), settings.connect_timeout_seconds, settings.read_timeout_seconds
+        )
+        return SourcePolicy(settings.allow_folder, network, settings.give_up_seconds)
     except OSError as error:
         raise StartupError(f"--allow-folder {error.filename}: {error.strerror}") from error
 

@@ -97,8 +97,8 @@ class LoadedModel:
 
         Each part has the same inputs, and as many rows of one as of the other; a single one is passed on where it lies.
         A batch that is fixed is filled up, and what is more than the rows asked for is to be ignored. The arrays keep
-        all memory of the session. Inputs are as `ports` says; bfloat16 is float32 here, text `str`. Raises RuntimeError
-        after `close`, InvalidField for other inputs, InferenceFailed where the model does not run with them.
+        all memory of the session. Inputs must be as `ports.check` wants them; bfloat16 is float32 here, text `str`.
+        Raises RuntimeError after `close`, InferenceFailed where the model does not run with them.
         """
         return self._run(self._join(parts), self._outputs if names is None else [*names])
 
