@@ -1,4 +1,4 @@
-"""Triton, as nvidia-pytriton brings it, with one model: python triton_server.py MODEL.onnx GRPC_PORT HTTP_PORT TOKEN."""
+"""Triton, as nvidia-pytriton brings it, one model: python triton_server.py MODEL.onnx GRPC_PORT HTTP_PORT TOKEN."""
 
 from __future__ import annotations
 
