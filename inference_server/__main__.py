@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+from videoai.cli.findings import exit_code, tell
+from videoai.cli.machine import variables
 from videoai.cli.output import print_json
 from videoai.environment import reject_unknown
 
-from inference_server import inspecting, settings
+from inference_server import doctor, inspecting, settings
 from inference_server.engine import inspect
 from inference_server.server import inference_server
 from inference_server.service import ERROR_CODES, SERVICE
+from inference_server.tensors import SERVICE as TENSOR_SERVICE
 from server_kit import logs
 from server_kit.app import ServeOptions, run
 
@@ -42,16 +45,18 @@ def main(
     Follows the registry and swaps to every version it activates without failing a request. Without a command, the
     server starts.
     """
-    reject_unknown(main, (settings.PREFIX,))
+    if context.invoked_subcommand != doctor_command.name:  # which tells of them among the rest
+        reject_unknown(main, (settings.PREFIX,))
+    chosen = settings.settings(grace_seconds=grace_seconds, **flags)
     if context.invoked_subcommand is not None:
-        context.obj = flags["device"]
+        context.obj = chosen
         return
     logs.configure(log_level, log_format)
     run(
         ServeOptions(listen, metrics, grace_seconds),
-        services=[SERVICE],
+        services=[SERVICE, TENSOR_SERVICE],
         error_codes=ERROR_CODES,
-        setup=partial(inference_server, settings.settings(grace_seconds=grace_seconds, **flags)),
+        setup=partial(inference_server, chosen),
     )
 
 
@@ -75,12 +80,27 @@ def inspect_command(
     --device goes before the command. Exits with 0 if the file would be served, with 1 if it would be refused.
     """
     logs.configure("error", "console")
-    found = inspect(file, attributes, device=context.obj if run else None)
+    found = inspect(file, attributes, device=context.obj.device if run else None)
     if as_json:
         print_json(inspecting.as_dict(found))
     else:
         inspecting.tell(found)
     context.exit(1 if found.refusal else 0)
+
+
+@main.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def doctor_command(context: click.Context, *, as_json: bool) -> None:
+    """Examine the devices that models can run on, the decoders and the folders, and say what to do about what is wrong.
+
+    --device goes before the command. May be run beside a server. Exits with 0 if nothing failed, with 1 otherwise.
+    `videoai doctor` includes it.
+    """
+    logs.configure("error", "console")
+    found = [variables(doctor.TOPIC, main, (settings.PREFIX,)), *doctor.examine(context.obj)]
+    tell(found, json=as_json)
+    context.exit(exit_code(found))
 
 
 if __name__ == "__main__":

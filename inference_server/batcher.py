@@ -1,20 +1,29 @@
-"""Frames that wait for one loaded version, run together."""
+"""Frames and tensors that wait for one loaded version, run together."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from time import perf_counter
+from threading import Lock
+from time import monotonic, perf_counter
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from inference_server import metrics
 from inference_server.detection import Found, Options, Placement
 from inference_server.engine import LoadedModel
+from inference_server.errors import DeadlinePassed, InvalidField, QueueFull
+from inference_server.fair_queue import FairQueue, Turn
+
+Arrays = Mapping[str, NDArray[Any]]
+
+MAX_QUEUE = 1024
+ANY_TURN = Turn()
+LATE = "its deadline passed while it waited for the session"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,105 +34,272 @@ class Answer:
     """
 
     found: Found
-    outputs: Mapping[str, NDArray[Any]]
+    outputs: Arrays
     queue_seconds: float
     inference_seconds: float
     postprocess_seconds: float
 
 
-@dataclass(slots=True)
-class Job:
-    """One frame, (H, W, 3) uint8 RGB in the version's layout, and what is asked of it."""
+@dataclass(frozen=True, slots=True)
+class TensorAnswer:
+    """The outputs of a request for tensors, as many rows as its inputs had, and how long that took.
 
-    pixels: NDArray[Any]
+    They are the session's own memory, or views of it: send them or copy them, and let go.
+    """
+
+    outputs: Arrays
+    queue_seconds: float
+    inference_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How a frame's outputs are read."""
+
     placement: Placement
     options: Options
     include_outputs: bool
-    answer: asyncio.Future[Answer]
-    taken: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """Rows that go through the session together. `alike` is what jobs of one batch have in common."""
+
+    inputs: Arrays
+    rows: int
+    alike: Hashable
+    outputs: Collection[str] | None
+    reading: _Reading | None
+    turn: Turn
+    answer: asyncio.Future[Any]
     queued_at: float = field(default_factory=perf_counter)
+
+    def wants(self, output: str) -> bool:
+        return self.outputs is None or output in self.outputs
 
 
 class Batcher:
-    """Runs the frames of all streams through one loaded version.
+    """Runs what all callers ask of one loaded version.
 
-    It never waits for a batch to fill: whenever the session is free it takes what is queued, oldest first, up to the
-    version's `max_batch`. Frames whose caller has gone are left out.
+    It never waits for a batch to fill: whenever the session is free it takes what is queued, as `FairQueue` orders it,
+    up to the version's `max_batch` rows. A thread takes the next batch itself, without asking the event loop. At most
+    `max_queue` rows wait. What is given up, by its caller or for its deadline, leaves the queue at once.
+
+    `turns` is held while the session runs, so that the versions of one model take turns; with two threads in `executor`
+    one reads the outputs of a batch while the other runs the next.
     """
 
-    def __init__(self, model: LoadedModel, executor: Executor) -> None:
+    def __init__(self, model: LoadedModel, executor: Executor, turns: Lock, *, max_queue: int = MAX_QUEUE) -> None:
         self._model = model
         self._executor = executor
-        self._queue: deque[Job] = deque()
-        self._wake = asyncio.Event()
-        self._task = asyncio.create_task(self._run(), name=f"batcher {model.version.model_name}")
+        self._turns = turns
+        self._max_queue = max_queue
+        self._loop = asyncio.get_running_loop()
+        self._metrics = metrics.of_queue(model.version.model_name)
+        self._frames_alike = _frames_alike(model)
+        self._lock = Lock()  # of what follows
+        self._queue: FairQueue[_Job] = FairQueue()
+        self._bounded_rows = 0
+        self._stepping = False
 
     async def submit(
-        self, pixels: NDArray[Any], placement: Placement, options: Options, *, include_outputs: bool = False
+        self,
+        pixels: NDArray[Any],
+        placement: Placement,
+        options: Options,
+        *,
+        include_outputs: bool = False,
+        turn: Turn = ANY_TURN,
     ) -> Answer:
-        """Answer one frame. `pixels` must stay as they are until this ends, also when it is cancelled."""
-        job = Job(pixels, placement, options, include_outputs, asyncio.get_running_loop().create_future())
-        self._queue.append(job)
-        self._wake.set()
+        """Answer one frame, (H, W, 3) uint8 RGB in the version's layout.
+
+        `pixels` must stay as they are until this ends, also when it is cancelled. Raises QueueFull, DeadlinePassed.
+        """
+        outputs = None if include_outputs else self._model.read_outputs
+        reading = _Reading(placement, options, include_outputs)
+        inputs = {self._model.frames_input: pixels[None]}
+        answer: Answer = await self._submit(inputs, 1, self._frames_alike, outputs, reading, turn)
+        return answer
+
+    async def submit_tensors(
+        self, inputs: Arrays, rows: int, *, outputs: Collection[str] | None = None, turn: Turn = ANY_TURN
+    ) -> TensorAnswer:
+        """Run `inputs`, arrays of `rows` rows, and give the outputs called so (all of them if None).
+
+        Requests whose inputs have the same names, types and further dimensions are run together, frames included; each
+        is run as a whole, and by a version of fixed batch alone. The arrays must stay as they are until this ends.
+        Raises InvalidField, QueueFull, DeadlinePassed.
+        """
+        if self._model.batch is not None:
+            alike: Hashable = object()
+        elif rows > self._model.max_batch:
+            raise InvalidField("inputs", f"at most {self._model.max_batch} rows for this server and model, got {rows}")
+        else:
+            alike = _alike(inputs)
+        answer: TensorAnswer = await self._submit(inputs, rows, alike, outputs, None, turn)
+        return answer
+
+    async def _submit(
+        self,
+        inputs: Arrays,
+        rows: int,
+        alike: Hashable,
+        outputs: Collection[str] | None,
+        reading: _Reading | None,
+        turn: Turn,
+    ) -> Any:
+        job = _Job(inputs, rows, alike, outputs, reading, turn, self._loop.create_future())
+        self._push(job)
+        late = None if turn.deadline is None else self._loop.call_at(turn.deadline, self._give_up, job)
         try:
             return await asyncio.shield(job.answer)
         except asyncio.CancelledError:
-            if job.taken:
-                await asyncio.wait((job.answer,))  # the session is reading the pixels
-            else:
+            if self._remove(job):
                 job.answer.cancel()
+            else:
+                await asyncio.wait((job.answer,))  # the session is reading the arrays
             raise
+        finally:
+            if late is not None:
+                late.cancel()
 
-    async def close(self) -> None:
-        """Stop; nothing may be queued any more."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+    def _push(self, job: _Job) -> None:
+        with self._lock:
+            if job.turn.bounded and self._bounded_rows and self._bounded_rows + job.rows > self._max_queue:
+                self._metrics.rejected.inc()
+                raise QueueFull(self._model.version.model_name, self._max_queue)
+            self._queue.push(job)
+            self._count(job, 1)
+            if self._stepping:
+                return
+            self._stepping = True
+        self._executor.submit(self._step)
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while batch := self._take():
-                metrics.BATCH_SIZE.labels(self._model.version.model_name).observe(len(batch))
-                running = loop.run_in_executor(self._executor, _answer, self._model, batch)
-                _settle(batch, *await asyncio.gather(running, return_exceptions=True))
+    def _remove(self, job: _Job) -> bool:
+        with self._lock:
+            was_there = self._queue.remove(job)
+            if was_there:
+                self._count(job, -1)
+        return was_there
 
-    def _take(self) -> list[Job]:
-        batch: list[Job] = []
-        while self._queue and len(batch) < self._model.max_batch:
-            job = self._queue.popleft()
-            if not job.answer.cancelled():
-                job.taken = True
-                batch.append(job)
+    def _give_up(self, job: _Job) -> None:
+        if self._remove(job):
+            self._metrics.expired.inc()
+            job.answer.set_exception(DeadlinePassed(LATE))
+
+    def _count(self, job: _Job, sign: int) -> None:
+        if job.turn.bounded:
+            self._bounded_rows += sign * job.rows
+        self._metrics.waiting.inc(sign * job.rows)
+
+    def _step(self) -> None:
+        """Run the batch whose turn it is; in a thread of the executor. The next step begins while this one reads."""
+        with self._turns:
+            batch = self._take()
+            ran = batch.run(self._model)
+        with self._lock:
+            self._stepping = bool(self._queue.size)
+            more = self._stepping
+        if more:
+            self._executor.submit(self._step)
+        settled = batch.read(self._model, ran, self._metrics)
+        del ran  # it holds the session's memory, which is to be free when the last caller has its answer
+        self._loop.call_soon_threadsafe(_settle, settled)
+
+    def _take(self) -> _Batch:
+        batch = _Batch(self._model.max_batch)
+        with self._lock:
+            for job in self._queue.take(batch.takes):
+                self._count(job, -1)
         return batch
 
 
-def _answer(model: LoadedModel, batch: Sequence[Job]) -> list[Answer]:
-    """Run one batch and read each frame's outputs; in the session's thread."""
-    started = perf_counter()
-    outputs = model.run([job.pixels for job in batch])
-    inference_seconds = perf_counter() - started
-    metrics.INFERENCE_SECONDS.labels(model.version.model_name).observe(inference_seconds)
-    answers = []
-    for job, frame_outputs in zip(batch, outputs, strict=True):
-        decode_started = perf_counter()
-        found = model.family.decode(frame_outputs, job.placement, job.options)
-        answers.append(
-            Answer(
-                found,
-                {name: array.copy() for name, array in frame_outputs.items()} if job.include_outputs else {},
-                queue_seconds=started - job.queued_at,
-                inference_seconds=inference_seconds,
-                postprocess_seconds=perf_counter() - decode_started,
-            )
-        )
-    return answers
+def _frames_alike(model: LoadedModel) -> Hashable:
+    """What frames have in common; nothing where the model takes none."""
+    if model.family.picture is None:
+        return None
+    return _alike({model.frames_input: np.empty((1, model.layout.height, model.layout.width, 3), np.uint8)})
 
 
-def _settle(batch: Sequence[Job], answers: list[Answer] | BaseException) -> None:
-    for index, job in enumerate(batch):
-        if isinstance(answers, BaseException):
-            job.answer.set_exception(answers)
+def _alike(inputs: Arrays) -> Hashable:
+    return tuple(sorted((name, array.dtype.str, array.shape[1:]) for name, array in inputs.items()))
+
+
+class _Batch:
+    """Jobs that go together, at most `most` rows, and those that came too late to go at all."""
+
+    def __init__(self, most: int) -> None:
+        self._room = most
+        self._now = monotonic()
+        self._jobs: list[_Job] = []
+        self._late: list[_Job] = []
+        self._started = 0.0
+        self._seconds = 0.0
+
+    def takes(self, job: _Job) -> bool | None:
+        """Add a job and return True; False if it does not go with the others, None if no more do."""
+        if not self._room:
+            return None
+        if job.turn.deadline is not None and job.turn.deadline <= self._now:
+            self._late.append(job)
+            return True
+        if self._jobs and (job.rows > self._room or job.alike != self._jobs[0].alike):
+            return False
+        self._jobs.append(job)
+        self._room = max(0, self._room - job.rows)
+        return True
+
+    def run(self, model: LoadedModel) -> Arrays | Exception:
+        """The outputs of all jobs, one after the other; what went wrong is everybody's."""
+        self._started = perf_counter()
+        if not self._jobs:
+            return {}
+        try:
+            return model.run_rows([job.inputs for job in self._jobs], self._outputs())
+        except Exception as error:  # noqa: BLE001 - raised again where the answers are awaited
+            return error
+        finally:
+            self._seconds = perf_counter() - self._started
+
+    def read(self, model: LoadedModel, ran: Arrays | Exception, seen: metrics.OfQueue) -> list[tuple[_Job, Any]]:
+        """Each job with its answer, or with the exception that it ends with."""
+        seen.ran(self._started, self._seconds, [(job.rows, job.queued_at) for job in self._jobs])
+        seen.expired.inc(len(self._late))
+        settled: list[tuple[_Job, Any]] = [(job, DeadlinePassed(LATE)) for job in self._late]
+        first = 0
+        for job in self._jobs:
+            rows = slice(first, first + job.rows)
+            first += job.rows
+            settled.append((job, ran if isinstance(ran, Exception) else self._answer(model, job, ran, rows)))
+        return settled
+
+    def _outputs(self) -> Collection[str] | None:
+        wanted: set[str] = set()
+        for job in self._jobs:
+            if job.outputs is None:
+                return None
+            wanted.update(job.outputs)
+        return wanted
+
+    def _answer(self, model: LoadedModel, job: _Job, ran: Arrays, rows: slice) -> Any:
+        queued = self._started - job.queued_at
+        if job.reading is None:
+            alone = len(self._jobs) == 1
+            outputs = {name: array if alone else array[rows] for name, array in ran.items() if job.wants(name)}
+            return TensorAnswer(outputs, queued, self._seconds)
+        started = perf_counter()
+        outputs = {name: array[rows.start] for name, array in ran.items()}
+        try:
+            found = model.family.decode(outputs, job.reading.placement, job.reading.options)
+        except Exception as error:  # noqa: BLE001 - of this frame alone; raised again where it is awaited
+            return error
+        kept = {name: array.copy() for name, array in outputs.items()} if job.reading.include_outputs else {}
+        return Answer(found, kept, queued, self._seconds, perf_counter() - started)
+
+
+def _settle(settled: Sequence[tuple[_Job, Any]]) -> None:
+    for job, answer in settled:
+        if isinstance(answer, Exception):
+            job.answer.set_exception(answer)
         else:
-            job.answer.set_result(answers[index])
+            job.answer.set_result(answer)

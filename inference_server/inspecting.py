@@ -44,7 +44,7 @@ def as_dict(found: Inspection) -> dict[str, Any]:
         "considered": {item.kind.name: item.reason or None for item in found.candidates},
         "family": family.name if family else None,
         "class_names": list(family.class_names) if family else None,
-        "picture": _picture(family.picture) if family else None,
+        "picture": _picture(family.picture) if family and family.picture else None,
         "run": None
         if trial is None
         else {
@@ -71,7 +71,8 @@ def _pairs(found: Inspection) -> Iterator[tuple[str, object]]:
     if found.family is not None:
         yield "family", found.family.name
         yield "classes", _classes(found.family)
-        yield "pictures", _sentence(found.family.picture)
+        picture = found.family.picture
+        yield "pictures", _sentence(picture) if picture else "none: it takes tensors"
     if found.trial is not None:
         trial = found.trial
         yield "runs on", f"{trial.device} ({trial.provider}), up to {trial.max_batch} frames at once"

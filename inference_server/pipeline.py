@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from inference_server import metrics
 from inference_server.batcher import Answer
 from inference_server.detection import Options, place
 from inference_server.engine import LoadedModel
-from inference_server.errors import InvalidField, Overloaded, RawTensorsOnly, ShuttingDown
+from inference_server.errors import InvalidField, Overloaded, RawTensorsOnly, ShuttingDown, TensorsOnly
+from inference_server.fair_queue import Turn
 from inference_server.serving import Lease, Running, ServedModel, ServedModels
+from inference_server.sources import Gap, Patience, Source, SourceStream
 from inference_server.video import (
     DecodedStream,
     DecoderPool,
@@ -23,6 +25,7 @@ from inference_server.video import (
     Target,
     VideoInfo,
     VideoSummary,
+    WallClock,
 )
 
 
@@ -44,6 +47,8 @@ class Analysis:
         if unknown:
             known = ", ".join(model.family.class_names) or "none"
             raise InvalidField("class_names", f"classes of {_name(model)} ({known}), got {', '.join(unknown)}")
+        if model.family.picture is None:
+            raise TensorsOnly(_name(model))
         if model.family.name == "tensors" and not self.include_tensors:
             raise RawTensorsOnly(_name(model))
 
@@ -78,6 +83,7 @@ class AnsweredFrame:
     prepare_seconds: float
     model: LoadedModel
     answer: Answer
+    wall_clock: WallClock | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +94,21 @@ class FinishedVideo:
     frames_per_version: Mapping[int, int]
 
 
-Event = StartedVideo | AnsweredFrame | FinishedVideo
+Event = StartedVideo | AnsweredFrame | Gap | FinishedVideo
+
+
+class Frames(Protocol):
+    """A video being decoded; see DecodedStream."""
+
+    summary: VideoSummary
+
+    async def started(self) -> VideoInfo: ...
+    async def retarget(self, target: Target) -> None: ...
+    def __aiter__(self) -> AsyncIterator[PreparedFrame]: ...
 
 
 class Pipeline:
-    """Everything that a call to the inference service needs, behind two methods."""
+    """Everything that a call to the inference service needs, behind three methods."""
 
     def __init__(self, models: ServedModels, pool: DecoderPool, max_streams: int) -> None:
         self._models = models
@@ -108,6 +124,29 @@ class Pipeline:
         self, model_name: str, request: StreamRequest, analysis: Analysis, chunks: AsyncIterator[bytes]
     ) -> AsyncGenerator[Event, None]:
         """Decode `chunks` and answer the frames sampled, while more chunks come in."""
+        with self._admit(model_name, analysis) as stream:
+            async with (
+                await self._pool.open(request, stream.target) as decoded,
+                aclosing(stream.run(decoded, _upload(decoded, chunks))) as events,
+            ):
+                async for event in events:
+                    yield event
+
+    async def analyze_source(
+        self, model_name: str, request: StreamRequest, analysis: Analysis, source: Source, patience: Patience
+    ) -> AsyncGenerator[Event, None]:
+        """The same for a source that this server reads by itself, over all gaps of a live one."""
+        with self._admit(model_name, analysis) as stream:
+            async with (
+                SourceStream(self._pool, source, request, stream.target, patience, stream.report) as decoded,
+                aclosing(stream.run(decoded)) as events,
+            ):
+                async for event in events:
+                    yield event
+
+    @contextmanager
+    def _admit(self, model_name: str, analysis: Analysis) -> Iterator[_Stream]:
+        """A place for one more stream, and the version that runs now."""
         if len(self._streams) >= self._max_streams:
             raise Overloaded(f"max-streams: {self._max_streams} videos are being analysed, the limit of this server")
         served = self._models.find(model_name)
@@ -117,12 +156,7 @@ class Pipeline:
         self._streams.add(stream)
         metrics.STREAMS.inc()
         try:
-            async with (
-                await self._pool.open(request, stream.target) as decoded,
-                aclosing(stream.run(decoded, chunks)) as events,
-            ):
-                async for event in events:
-                    yield event
+            yield stream
         finally:
             self._streams.discard(stream)
             metrics.STREAMS.dec()
@@ -136,7 +170,8 @@ class Pipeline:
         with served.lease() as running:
             analysis.check(running.model)
             async with self._pool.prepare_pictures(pictures, running.model.layout) as prepared:
-                return await _all([_answer(served, running, analysis, frame) for frame in prepared])
+                turn = Turn(caller=object())
+                return await _all([_answer(served, running, analysis, frame, turn) for frame in prepared])
 
     def stop(self) -> None:
         """End the streams that are still running: each gets the answers that are ready, then ShuttingDown."""
@@ -157,7 +192,8 @@ class _Stream:
         self._served = served
         self._analysis = analysis
         self._leases = {0: lease}
-        self._ready: asyncio.Queue[StartedVideo | _Pending | Exception | None] = asyncio.Queue()
+        self._turn = Turn(caller=self, bounded=False)
+        self._ready: asyncio.Queue[StartedVideo | Gap | _Pending | Exception | None] = asyncio.Queue()
         self._in_flight: set[asyncio.Task[AnsweredFrame]] = set()
         self._per_version: dict[int, int] = {}
 
@@ -171,19 +207,23 @@ class _Stream:
         """End the stream with `error`, after the answers that are already on their way."""
         self._ready.put_nowait(error)
 
+    def report(self, gap: Gap) -> None:
+        """Tell of a gap, after the answers that are already on their way."""
+        self._ready.put_nowait(gap)
+
     def release(self) -> None:
         for lease in self._leases.values():
             lease.release()
 
-    async def run(self, decoded: DecodedStream, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Event, None]:
-        """Yield what happens to the video, in order."""
-        parts = (self._upload(decoded, chunks), self._follow(decoded), self._read(decoded))
+    async def run(self, decoded: Frames, *feeding: Coroutine[Any, Any, None]) -> AsyncGenerator[Event, None]:
+        """Yield what happens to the video, in order, while `feeding` gives the decoder its input."""
+        parts = (*feeding, self._follow(decoded), self._read(decoded))
         tasks = [asyncio.create_task(self._guard(part)) for part in parts]
         try:
             while (item := await self._ready.get()) is not None:
                 if isinstance(item, Exception):
                     raise item
-                if isinstance(item, StartedVideo):
+                if isinstance(item, StartedVideo | Gap):
                     yield item
                     continue
                 answered = await item.answer
@@ -204,12 +244,7 @@ class _Stream:
         except Exception as error:  # noqa: BLE001 - raised again where the results are read
             self.fail(error)
 
-    async def _upload(self, decoded: DecodedStream, chunks: AsyncIterator[bytes]) -> None:
-        async for chunk in chunks:
-            await decoded.feed(chunk)
-        await decoded.end_of_input()
-
-    async def _follow(self, decoded: DecodedStream) -> None:
+    async def _follow(self, decoded: Frames) -> None:
         """Begin a new generation whenever the model is swapped."""
         generation, lease = 0, self._leases[0]
         while True:
@@ -220,13 +255,13 @@ class _Stream:
             del self._leases[generation - 1]
             previous.release()
 
-    async def _read(self, decoded: DecodedStream) -> None:
+    async def _read(self, decoded: Frames) -> None:
         """Send every frame to its version once it is prepared; the decoder's slots bound how many are on the way."""
         info = await decoded.started()
         self._ready.put_nowait(StartedVideo(info, self._leases[max(self._leases)].running.model))
         async for frame in decoded:
             lease = self._leases[frame.target.generation].running.lease()
-            task = asyncio.create_task(_answer(self._served, lease.running, self._analysis, frame))
+            task = asyncio.create_task(_answer(self._served, lease.running, self._analysis, frame, self._turn))
             task.add_done_callback(lambda _, lease=lease: lease.release())  # type: ignore[misc]
             self._in_flight.add(task)
             task.add_done_callback(self._in_flight.discard)
@@ -247,12 +282,24 @@ class _Pending:
     answer: asyncio.Task[AnsweredFrame]
 
 
-async def _answer(served: ServedModel, running: Running, analysis: Analysis, frame: PreparedFrame) -> AnsweredFrame:
+async def _upload(decoded: DecodedStream, chunks: AsyncIterator[bytes]) -> None:
+    async for chunk in chunks:
+        await decoded.feed(chunk)
+    await decoded.end_of_input()
+
+
+async def _answer(
+    served: ServedModel, running: Running, analysis: Analysis, frame: PreparedFrame, turn: Turn
+) -> AnsweredFrame:
     model = running.model
     placement = place(model.layout, frame.width, frame.height)
     try:
         answer = await running.batcher.submit(
-            frame.pixels, placement, analysis.options_for(model), include_outputs=analysis.include_tensors
+            frame.pixels,
+            placement,
+            analysis.options_for(model),
+            include_outputs=analysis.include_tensors,
+            turn=turn,
         )
     except Exception:
         served.frames_failed += 1
@@ -260,7 +307,6 @@ async def _answer(served: ServedModel, running: Running, analysis: Analysis, fra
         raise
     served.frames_answered += 1
     metrics.FRAMES_ANSWERED.labels(served.model_name, model.version.version).inc()
-    metrics.QUEUE_SECONDS.labels(served.model_name).observe(answer.queue_seconds)
     return AnsweredFrame(
         frame.frame_index,
         frame.pts,
@@ -272,6 +318,7 @@ async def _answer(served: ServedModel, running: Running, analysis: Analysis, fra
         frame.prepare_seconds,
         model,
         answer,
+        frame.wall_clock,
     )
 
 

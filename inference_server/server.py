@@ -22,8 +22,10 @@ from inference_server.pipeline import Pipeline
 from inference_server.service import Identity, InferenceService
 from inference_server.serving import ServedModels
 from inference_server.settings import Settings
+from inference_server.sources import SourcePolicy
 from inference_server.state import StateFile
-from inference_server.video import DecoderPool, DecoderSettings
+from inference_server.tensors import Regions, TensorService, add_to
+from inference_server.video import DecoderPool
 from inference_server.watcher import Watcher
 from server_kit import background
 from server_kit.health import Health
@@ -40,7 +42,7 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
     except DeviceUnavailable as error:
         raise StartupError(f"--device {settings.device}: {error}") from error
     async with AsyncExitStack() as stack:
-        models = ServedModels(settings.models)
+        models = ServedModels(settings.models, max_queue=settings.max_queue)
         stack.push_async_callback(models.close)
         client = await stack.enter_async_context(RegistryClient(settings.registry))
         state_file = StateFile(settings.state_file)
@@ -61,10 +63,16 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
             names=settings.models,
             unload_cleared=settings.unload_cleared,
         )
-        pool = await stack.enter_async_context(DecoderPool(_decoder_settings(settings)))
+        pool = await stack.enter_async_context(DecoderPool(settings.decoders))
         pipeline = Pipeline(models, pool, settings.max_streams)
+        sources = _source_policy(settings)
         identity = Identity(settings.instance_id, settings.registry, lambda: watcher.connected)
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceService(pipeline, models, identity), server)
+        regions = Regions(settings.shared_memory)
+        stack.callback(regions.close)
+        add_to(server, TensorService(models, regions))
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(
+            InferenceService(pipeline, models, sources, identity), server
+        )
         await stack.enter_async_context(watcher.running())
         await stack.enter_async_context(background.running(_end_streams(pipeline, health, settings.grace_seconds)))
         if settings.fail_without_model:
@@ -78,8 +86,11 @@ def _model_files(settings: Settings) -> ModelFiles:
     return ModelFiles(partial(BlockingClient, settings.registry), cache)
 
 
-def _decoder_settings(settings: Settings) -> DecoderSettings:
-    return DecoderSettings(spool_folder=settings.spool_folder, max_spool_bytes=settings.max_spool_bytes)
+def _source_policy(settings: Settings) -> SourcePolicy:
+    try:
+        return SourcePolicy(settings.allow_folder, settings.give_up_seconds)
+    except OSError as error:
+        raise StartupError(f"--allow-folder {error.filename}: {error.strerror}") from error
 
 
 async def _end_streams(pipeline: Pipeline, health: Health, grace_seconds: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import grpc
 import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 from videoai.inference.v1 import inference_pb2 as pb
 from videoai.inference.v1 import inference_pb2_grpc
@@ -17,20 +18,33 @@ from videoai.inference.v1 import inference_pb2_grpc
 from inference_server.detection import Classes, Detections, Options
 from inference_server.errors import (
     CorruptVideo,
+    DeadlinePassed,
     DecoderFailed,
+    InferenceFailed,
     InvalidField,
     InvalidPicture,
     ModelNotReady,
     ModelNotServed,
-    NotImplementedYet,
+    NotSupported,
     Overloaded,
+    QueueFull,
     RawTensorsOnly,
+    RegionExists,
+    RegionUnknown,
     ShuttingDown,
+    SourceNotAllowed,
+    SourceNotFound,
+    SourceRefused,
+    SourceUnavailable,
+    TensorsOnly,
+    TimedOut,
     UnsupportedVideo,
+    VersionNotRunning,
     VideoLimitExceeded,
 )
 from inference_server.pipeline import Analysis, AnsweredFrame, Event, FinishedVideo, Pipeline, StartedVideo
 from inference_server.serving import ServedModel, ServedModels
+from inference_server.sources import Gap, Patience, SourcePolicy
 from inference_server.video import EncodedPicture, Picture, RawPicture, StreamRequest
 
 SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
@@ -41,16 +55,29 @@ ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
     UnsupportedVideo: grpc.StatusCode.INVALID_ARGUMENT,
     CorruptVideo: grpc.StatusCode.INVALID_ARGUMENT,
     VideoLimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    RegionUnknown: grpc.StatusCode.NOT_FOUND,
+    RegionExists: grpc.StatusCode.ALREADY_EXISTS,
+    NotSupported: grpc.StatusCode.UNIMPLEMENTED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ModelNotServed: grpc.StatusCode.NOT_FOUND,
+    VersionNotRunning: grpc.StatusCode.NOT_FOUND,
+    TensorsOnly: grpc.StatusCode.FAILED_PRECONDITION,
+    InferenceFailed: grpc.StatusCode.INTERNAL,
     RawTensorsOnly: grpc.StatusCode.FAILED_PRECONDITION,
     ModelNotReady: grpc.StatusCode.UNAVAILABLE,
+    QueueFull: grpc.StatusCode.UNAVAILABLE,
     ShuttingDown: grpc.StatusCode.UNAVAILABLE,
-    NotImplementedYet: grpc.StatusCode.UNIMPLEMENTED,
+    SourceNotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    SourceNotFound: grpc.StatusCode.NOT_FOUND,
+    SourceRefused: grpc.StatusCode.FAILED_PRECONDITION,
+    SourceUnavailable: grpc.StatusCode.UNAVAILABLE,
+    DeadlinePassed: grpc.StatusCode.DEADLINE_EXCEEDED,
+    TimedOut: grpc.StatusCode.UNAVAILABLE,
     DecoderFailed: grpc.StatusCode.INTERNAL,
 }
 
 MAX_PICTURES = 64
+_LAST_SECOND = 253_402_300_799.0  # of the year 9999
 OPTIONS: tuple[Literal["confidence_threshold", "iou_threshold", "max_detections"], ...] = (
     "confidence_threshold",
     "iou_threshold",
@@ -73,8 +100,9 @@ class Identity:
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """`videoai.inference.v1.InferenceService`."""
 
-    def __init__(self, pipeline: Pipeline, models: ServedModels, identity: Identity) -> None:
+    def __init__(self, pipeline: Pipeline, models: ServedModels, sources: SourcePolicy, identity: Identity) -> None:
         self._pipeline = pipeline
+        self._sources = sources
         self._models = models
         self._identity = identity
 
@@ -87,13 +115,19 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         )
         async with aclosing(events):
             async for event in events:
-                yield _response(event)
+                yield pb.AnalyzeVideoResponse(**_result(event))
 
     async def AnalyzeSource(  # noqa: N802
         self, request: pb.AnalyzeSourceRequest, context: Context
     ) -> AsyncIterator[pb.AnalyzeSourceResponse]:
-        raise NotImplementedYet("AnalyzeSource is not implemented yet: send the video with AnalyzeVideo")
-        yield  # type: ignore[unreachable] # makes this a stream
+        config, source = request.config, self._sources.source(request.uri)
+        patience = _patience(request, self._sources.give_up_seconds)
+        events = self._pipeline.analyze_source(
+            config.model_name, _stream_request(config), _analysis(config), source, patience
+        )
+        async with aclosing(events):
+            async for event in events:
+                yield pb.AnalyzeSourceResponse(**_result(event))
 
     async def AnalyzeFrames(self, request: pb.AnalyzeFramesRequest, context: Context) -> pb.AnalyzeFramesResponse:  # noqa: N802
         if not 1 <= len(request.frames) <= MAX_PICTURES:
@@ -109,7 +143,14 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             registry_connected=self._identity.registry_connected(),
             models=[_served(model) for model in self._models],
             active_streams=self._pipeline.active_streams,
+            current_timestamp=_now(),
         )
+
+
+def _now() -> Timestamp:
+    now = Timestamp()
+    now.GetCurrentTime()
+    return now
 
 
 async def _config(requests: AsyncIterator[pb.AnalyzeVideoRequest]) -> pb.AnalyzeConfig:
@@ -151,6 +192,13 @@ def _stream_request(config: pb.AnalyzeConfig) -> StreamRequest:
     )
 
 
+def _patience(request: pb.AnalyzeSourceRequest, limit: float) -> Patience:
+    asked = request.give_up_seconds if request.HasField("give_up_seconds") else limit
+    if not asked >= 0:
+        raise InvalidField("give_up_seconds", f"0 or more, got {asked}")
+    return Patience(min(asked, limit), request.max_reconnects if request.HasField("max_reconnects") else None)
+
+
 def _analysis(request: pb.AnalyzeConfig | pb.AnalyzeFramesRequest) -> Analysis:
     chosen: dict[str, Any] = {field: getattr(request, field) for field in OPTIONS if request.HasField(field)}
     Options(**chosen)  # raises InvalidField before anything is decoded
@@ -173,14 +221,16 @@ def _picture(index: int, picture: pb.Picture) -> Picture:
     raise InvalidField(f"frames[{index}]", "encoded or raw to be set")
 
 
-def _response(event: Event) -> pb.AnalyzeVideoResponse:
+def _result(event: Event) -> dict[str, Any]:
     match event:
         case StartedVideo():
-            return pb.AnalyzeVideoResponse(started=_started(event))
+            return {"started": _started(event)}
         case AnsweredFrame():
-            return pb.AnalyzeVideoResponse(frame=_frame(event))
+            return {"frame": _frame(event)}
+        case Gap():
+            return {"gap": _gap(event)}
         case FinishedVideo():
-            return pb.AnalyzeVideoResponse(summary=_summary(event))
+            return {"summary": _summary(event)}
 
 
 def _started(event: StartedVideo) -> pb.Started:
@@ -208,6 +258,19 @@ def _summary(event: FinishedVideo) -> pb.Summary:
         frames_per_version=event.frames_per_version,
         bytes_received=summary.bytes_received,
         truncated=summary.truncated,
+        gaps=summary.gaps,
+        gap_seconds=summary.gap_seconds,
+    )
+
+
+def _gap(gap: Gap) -> pb.Gap:
+    return pb.Gap(
+        gap_index=gap.index,
+        reason=gap.reason,
+        seconds=gap.seconds,
+        attempts=gap.attempts,
+        resumed=gap.resumed,
+        began=_timestamp(gap.began),
     )
 
 
@@ -233,12 +296,23 @@ def _frame(frame: AnsweredFrame) -> pb.FrameResult:
             postprocess_seconds=answer.postprocess_seconds,
         ),
     )
+    if frame.wall_clock is not None:
+        result.wall_clock.CopyFrom(_timestamp(frame.wall_clock.seconds))
+        result.wall_clock_source = (
+            pb.WALL_CLOCK_SOURCE_CAMERA if frame.wall_clock.camera else pb.WALL_CLOCK_SOURCE_RECEIVED
+        )
     match answer.found:
         case Detections() as found:
             result.detections.extend(_detections(found, names))
         case Classes() as found:
             result.classifications.extend(_classifications(found, names))
     return result
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    """`seconds` since 1970; a camera's clock may say anything, so what a timestamp cannot hold becomes its limit."""
+    microseconds = round(min(max(seconds, 0.0), _LAST_SECOND) * 1e6)
+    return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1000)
 
 
 def _detections(found: Detections, names: Sequence[str]) -> list[pb.Detection]:

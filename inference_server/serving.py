@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
+from threading import Lock
 
 from inference_server import metrics
-from inference_server.batcher import Batcher
+from inference_server.batcher import MAX_QUEUE, Batcher
 from inference_server.engine import LoadedModel
 from inference_server.errors import InvalidField, ModelNotReady, ModelNotServed
 
@@ -23,12 +24,24 @@ class State(StrEnum):
     REJECTED = "REJECTED"
 
 
+class Sessions:
+    """Where the versions of one model run: in turns, instead of sharing the cores; at most `max_queue` rows wait.
+
+    There are two threads so that what one batch gave is read while the next one runs.
+    """
+
+    def __init__(self, model_name: str, max_queue: int) -> None:
+        self.executor = ThreadPoolExecutor(2, thread_name_prefix=f"session {model_name}")
+        self.turns = Lock()
+        self.max_queue = max_queue
+
+
 class Running:
     """A loaded version in service. It is freed when it has been retired and the last lease on it is released."""
 
-    def __init__(self, model: LoadedModel, executor: ThreadPoolExecutor) -> None:
+    def __init__(self, model: LoadedModel, sessions: Sessions) -> None:
         self.model = model
-        self.batcher = Batcher(model, executor)
+        self.batcher = Batcher(model, sessions.executor, sessions.turns, max_queue=sessions.max_queue)
         self.freed = asyncio.Event()
         self._leases = 0
         self._retired = False
@@ -54,7 +67,6 @@ class Running:
             self._freeing = asyncio.create_task(self._free())
 
     async def _free(self) -> None:
-        await self.batcher.close()
         await asyncio.to_thread(self.model.close)
         self.freed.set()
 
@@ -90,14 +102,16 @@ class ServedModel:
     cleared: bool = False
     frames_answered: int = 0
     frames_failed: int = 0
+    requests_answered: int = 0
+    requests_failed: int = 0
     swaps: int = 0
     running: Running | None = None
-    executor: ThreadPoolExecutor = field(init=False)
+    max_queue: int = MAX_QUEUE
+    _sessions: Sessions = field(init=False)
     _swapped: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        # One thread a model: sessions of an old and a new version take turns instead of sharing the cores.
-        self.executor = ThreadPoolExecutor(1, thread_name_prefix=f"session {self.model_name}")
+        self._sessions = Sessions(self.model_name, self.max_queue)
 
     def lease(self) -> Lease:
         """Hold the running version. Raises ModelNotReady where there is none."""
@@ -107,7 +121,7 @@ class ServedModel:
 
     def swap(self, model: LoadedModel) -> None:
         """Let `model` answer from now on; the version before it is freed once its last frame is answered."""
-        before, self.running = self.running, Running(model, self.executor)
+        before, self.running = self.running, Running(model, self._sessions)
         self.swaps += before is not None
         _show_running(before, value=0)
         _show_running(self.running, value=1)
@@ -136,14 +150,15 @@ class ServedModel:
         self.unload()
         if running is not None:
             await running.freed.wait()
-        self.executor.shutdown(wait=False)
+        self._sessions.executor.shutdown(wait=False)
 
 
 class ServedModels:
     """All model names that this server serves. With `names` only those; with none, whatever is announced."""
 
-    def __init__(self, names: Sequence[str] = ()) -> None:
-        self._models = {name: ServedModel(name) for name in names}
+    def __init__(self, names: Sequence[str] = (), *, max_queue: int = MAX_QUEUE) -> None:
+        self._max_queue = max_queue
+        self._models = {name: self._new(name) for name in names}
         self._open = not names
 
     def __iter__(self) -> Iterator[ServedModel]:
@@ -167,12 +182,15 @@ class ServedModels:
     def announced(self, model_name: str) -> ServedModel | None:
         """The model that the registry speaks of; None where this server was not asked to serve it."""
         if self._open and model_name not in self._models:
-            self._models[model_name] = ServedModel(model_name)
+            self._models[model_name] = self._new(model_name)
         return self._models.get(model_name)
 
     async def close(self) -> None:
         for model in self._models.values():
             await model.close()
+
+    def _new(self, model_name: str) -> ServedModel:
+        return ServedModel(model_name, max_queue=self._max_queue)
 
     def _listing(self) -> str:
         return ", ".join(sorted(self._models)) or "no model yet"

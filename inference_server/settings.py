@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import tempfile
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import Any
 
 import click
 
+from inference_server import video_settings
+from inference_server.video import DecoderSettings
 from server_kit.options import check_address, serve_options
 
 PREFIX = "VIDEOAI_INFERENCE"
@@ -36,8 +37,11 @@ class Settings:
     unload_cleared: bool
     max_streams: int
     max_batch: int
-    spool_folder: Path
-    max_spool_bytes: int
+    max_queue: int
+    decoders: DecoderSettings
+    shared_memory: str | None
+    allow_folder: tuple[Path, ...]
+    give_up_seconds: float
     grace_seconds: float
 
 
@@ -115,18 +119,32 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Frames run together, for models with a dynamic batch dimension.",
         ),
         _option(
-            "--spool-folder",
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            default=tempfile.gettempdir(),
-            show_default="the system's folder for temporary files",
-            help="Where videos wait whose index is at their end.",
+            "--max-queue",
+            type=click.IntRange(1),
+            default=1024,
+            show_default=True,
+            help="Pictures, and rows of tensors, that may wait for a model; more are refused. Frames of videos are not"
+            " counted against it: their streams wait.",
+        ),
+        *(_option(name, **attributes) for name, attributes in video_settings.OPTIONS.items()),
+        _option(
+            "--shared-memory",
+            metavar="PREFIX",
+            help="Let callers on this machine send tensors in POSIX shared memory whose name begins with PREFIX; /"
+            " allows any name. Not allowed by default.",
         ),
         _option(
-            "--max-spool-bytes",
-            type=click.IntRange(1),
-            default=2 * 2**30,
+            "--allow-folder",
+            multiple=True,
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="Folder whose files AnalyzeSource may read, with all below it; none by default. Repeatable.",
+        ),
+        _option(
+            "--give-up-seconds",
+            type=click.FloatRange(min=0),
+            default=300.0,
             show_default=True,
-            help="Largest such video, in bytes.",
+            help="How long AnalyzeSource waits for a live source that has broken off; a call may ask for less.",
         ),
     )
     for decorate in reversed(decorators):
@@ -145,7 +163,9 @@ def settings(
 ) -> Settings:
     """The settings that the flags and the environment give."""
     state_file = state_file or root.resolve() / ".videoai" / "inference-state.json"
+    decoders, rest = video_settings.decoders(rest)
     return Settings(
+        decoders=decoders,
         root=root.resolve(),
         models=tuple(dict.fromkeys(model)),
         instance_id=instance_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",

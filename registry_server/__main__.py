@@ -6,9 +6,11 @@ from functools import partial
 from typing import Any
 
 import click
+from videoai.cli.findings import exit_code, tell
+from videoai.cli.machine import variables
 from videoai.environment import reject_unknown
 
-from registry_server import settings
+from registry_server import doctor, settings
 from registry_server.edit import edit
 from registry_server.errors import RegistryError
 from registry_server.json_storage import JsonFileStorage
@@ -43,7 +45,8 @@ def main(
     Tells every subscriber the moment production changes, whether through a call or by an edit of the file. Without a
     command, the server starts.
     """
-    reject_unknown(main, (settings.PREFIX,))
+    if context.invoked_subcommand != doctor_command.name:  # which tells of them among the rest
+        reject_unknown(main, (settings.PREFIX,))
     chosen = settings.Settings(grace_seconds=grace_seconds, **flags)
     if context.invoked_subcommand is not None:
         context.obj = chosen
@@ -93,6 +96,20 @@ def edit_command(chosen: settings.Settings) -> None:
         click.echo(edit(storage))
     except RegistryError as error:
         raise click.ClickException(str(error)) from error
+
+
+@main.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def doctor_command(context: click.Context, *, as_json: bool) -> None:
+    """Examine the folder, the registry and the files of its models, and say what to do about what is wrong.
+
+    May be run beside a server. Exits with 0 if nothing failed, with 1 otherwise. `videoai doctor` includes it.
+    """
+    logs.configure("error", "console")
+    found = [variables(doctor.TOPIC, main, (settings.PREFIX,)), *doctor.examine(context.obj)]
+    tell(found, json=as_json)
+    context.exit(exit_code(found))
 
 
 if __name__ == "__main__":

@@ -212,6 +212,8 @@ class UploadTooLarge(RegistryError):
 class TooManyUploads(RegistryError):
     """The limit of concurrent uploads is reached."""
 
+    retry_after_seconds = 1.0
+
     def __init__(self, limit: int) -> None:
         super().__init__(f"too many uploads at a time: the limit is {limit}; try again later")
 
@@ -232,6 +234,8 @@ class DataDamaged(RegistryError):
 
 class TooManyWatchers(RegistryError):
     """The limit of subscribers is reached."""
+
+    retry_after_seconds = 5.0
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"too many watchers: the limit is {limit}")

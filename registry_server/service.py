@@ -131,6 +131,7 @@ class RegistryService(registry_pb2_grpc.ModelRegistryServiceServicer):
             versions=len(state.catalog.entries),
             watchers=self._hub.watchers,
             problem=str(self._registry.problem or ""),
+            current_timestamp=convert.to_timestamp(datetime.now(UTC)),
         )
 
     async def ArchiveModelVersion(

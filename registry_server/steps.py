@@ -240,9 +240,17 @@ def _same_registration(earlier: Entry, wanted: Registration) -> Entry:
 
 def _promoted(entry: Entry, artifacts: Artifacts, moment: Moment) -> Entry:
     news = {"status": Status.PRODUCTION.value, "activation_timestamp": as_text(moment.time)}
+    return _changed(entry, **news, **verify(entry, artifacts))
+
+
+def verify(entry: Entry, artifacts: Artifacts) -> dict[str, Any]:
+    """Check that an entry's file is the one that was registered; returns what the entry does not say of it yet.
+
+    Raises ArtifactUnusable or ArtifactChanged.
+    """
     try:
         if not entry.sha256:
-            return _changed(entry, **news, **_described(artifacts.inspect(entry.path)))
+            return _described(artifacts.inspect(entry.path))
         found = artifacts.digest(entry.path, entry.weights_files)
     except RegistryError as error:
         raise ArtifactUnusable(entry.model_name, entry.version, str(error)) from error
@@ -250,7 +258,7 @@ def _promoted(entry: Entry, artifacts: Artifacts, moment: Moment) -> Entry:
         raise ArtifactChanged(entry.path, "size_bytes", entry.size_bytes, found.size_bytes)
     if found.sha256 != entry.sha256:
         raise ArtifactChanged(entry.path, "sha256", entry.sha256, found.sha256)
-    return _changed(entry, **news)
+    return {}
 
 
 def _described(artifact: Artifact) -> dict[str, Any]:

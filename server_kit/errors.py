@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 import structlog
 
-from server_kit import metrics
+from server_kit import metrics, retry
 
 log = structlog.get_logger(__name__)
 
@@ -24,8 +24,9 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs o
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Answers a domain error with the code that `codes` gives its nearest class, and counts every call's outcome.
 
-    The error's text becomes the status details. Any other exception is logged with its traceback and answered as
-    INTERNAL with an id to look for in the log, so that nothing internal reaches the caller.
+    The error's text becomes the status details, and its `retry_after_seconds`, if it has that, a hint in the metadata
+    when to try again. Any other exception is logged with its traceback and answered as INTERNAL with an id to look for
+    in the log, so that nothing internal reaches the caller.
     """
 
     def __init__(self, codes: Mapping[type[Exception], grpc.StatusCode]) -> None:
@@ -70,7 +71,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         code = next((self._codes[kind] for kind in type(error).__mro__ if kind in self._codes), None)
         if code is not None:
             outcome.code = code.name
-            await context.abort(code, _fitting(str(error)))
+            details, seconds = _fitting(str(error)), getattr(error, "retry_after_seconds", None)
+            await context.abort(code, details, () if seconds is None else retry.metadata(code, details, seconds))
         outcome.code = grpc.StatusCode.INTERNAL.name
         reference = secrets.token_hex(4)
         log.error("call failed", method=method, reference=reference, exc_info=error)

@@ -29,21 +29,26 @@ _SERVICE_LINK_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
 def reject_unknown(command: click.Command, prefixes: Iterable[str], environ: Mapping[str, str] = os.environ) -> None:
-    """Raise click.UsageError for each VIDEOAI_* variable that is neither shared nor an option of `command`.
+    """Raise click.UsageError that tells what `unknown` does, if that is anything."""
+    if complaints := unknown(command, prefixes, environ):
+        raise click.UsageError("; ".join(complaints))
+
+
+def unknown(command: click.Command, prefixes: Iterable[str], environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return a sentence on each VIDEOAI_* variable that is neither shared nor an option of `command`.
 
     `prefixes` are the program's own, for instance ("VIDEOAI_REGISTRY_",): names with another program's prefix are left
-    to that program. The error names each unknown variable and the known one that is nearest to it.
+    to that program. Each sentence names the variable and the known one that is nearest to it.
     """
     own = tuple(f"{prefix.rstrip('_')}_" for prefix in prefixes)
     others = tuple(prefix for prefix in PREFIXES if prefix not in own)
     known = SHARED | frozenset(_variables(command))
-    unknown = sorted(
+    names = sorted(
         name
         for name, value in environ.items()
         if name.startswith(START) and name not in known and not name.startswith(others) and not _is_link(name, value)
     )
-    if unknown:
-        raise click.UsageError("; ".join(_complaint(name, known) for name in unknown))
+    return [_complaint(name, known) for name in names]
 
 
 def _variables(command: click.Command) -> Iterator[str]:

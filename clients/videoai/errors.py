@@ -18,25 +18,34 @@ VideoAIError
 ├── Internal              the server failed; its log says why
 └── Unknown               the server failed without saying how
 
-Each carries the gRPC status as `code` and the server's message as `details`.
+Each carries the gRPC status as `code`, the server's message as `details`, and as `retry_after_seconds` how long the
+server asks to wait before the call is tried again; None where it does not say.
 """
 
 # ruff: noqa: N818 - the names are those of the gRPC status codes.
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import grpc
 
+# In milliseconds; a negative number asks not to try again.
+_PUSHBACK = "grpc-retry-pushback-ms"
+
 
 class VideoAIError(Exception):
-    """A call failed. `code` is the gRPC status, `details` the server's message for a person to read."""
+    """A call failed.
+
+    `code` is the gRPC status, `details` the server's message for a person to read, `retry_after_seconds` the wait that
+    the server asks for before the call is tried again; None where it does not say.
+    """
 
     code: ClassVar[grpc.StatusCode]
 
-    def __init__(self, details: str) -> None:
+    def __init__(self, details: str, *, retry_after_seconds: float | None = None) -> None:
         super().__init__(details)
         self.details = details
+        self.retry_after_seconds = retry_after_seconds
 
 
 class InvalidArgument(VideoAIError):
@@ -109,9 +118,16 @@ BY_CODE = {kind.code: kind for kind in VideoAIError.__subclasses__()}
 def from_grpc(error: grpc.RpcError) -> VideoAIError:
     """Return the error of this tree that says the same as `error`."""
     call = cast("grpc.Call", error)  # what a failed call raises is the call itself, sync and asyncio alike
-    return from_status(call.code(), call.details())
+    return from_status(call.code(), call.details(), call.trailing_metadata())
 
 
-def from_status(code: grpc.StatusCode, details: str | None) -> VideoAIError:
+def from_status(code: grpc.StatusCode, details: str | None, trailing_metadata: Any = ()) -> VideoAIError:
     """Return the error of this tree for a status other than OK."""
-    return BY_CODE[code](details or code.name)
+    return BY_CODE[code](details or code.name, retry_after_seconds=_retry_after(trailing_metadata))
+
+
+def _retry_after(trailing_metadata: Any) -> float | None:
+    for key, value in trailing_metadata or ():
+        if key == _PUSHBACK and isinstance(value, str) and value.isascii() and value.isdigit():
+            return int(value) / 1000
+    return None

@@ -28,8 +28,8 @@ class Family(Protocol):
         """The names of the classes in the order of their ids; empty where the family knows none."""
 
     @property
-    def picture(self) -> PictureInput:
-        """The input that pictures go into."""
+    def picture(self) -> PictureInput | None:
+        """The input that pictures go into; None for a model that takes none."""
 
     @property
     def defaults(self) -> Options:

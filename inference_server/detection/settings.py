@@ -44,6 +44,12 @@ class Settings:
     max_detections: int | None = None
 
     @property
+    def of_pictures(self) -> bool:
+        """Whether anything is set that only a model which takes pictures can have."""
+        about = (self.input_size, self.resize, self.fill, self.color_order, self.scale, self.mean, self.std)
+        return any(value is not None for value in about)
+
+    @property
     def options(self) -> dict[str, Any]:
         """What is set of the fields of `Options`."""
         values = {

@@ -91,6 +91,11 @@ def _parse(wanted: str) -> Device:
     return Device("cpu") if match[1] else Device("cuda", int(match[2] or 0))
 
 
+def try_out(device: Device) -> None:
+    """Run a convolution on `device`. Raises one of SESSION_ERRORS."""
+    open_session(_tiny_model(), device).run(None, {"x": np.ones((1, 1, 4, 4), np.float32)})
+
+
 def _probe_cuda(device: Device) -> None:
     """Run a convolution on `device`. Raises DeviceUnavailable with all that is known about why it does not."""
     available = onnxruntime.get_available_providers()
@@ -101,7 +106,7 @@ def _probe_cuda(device: Device) -> None:
         )
     missing = _preload_cuda_libraries()
     try:
-        open_session(_tiny_model(), device).run(None, {"x": np.ones((1, 1, 4, 4), np.float32)})
+        try_out(device)
     except SESSION_ERRORS as error:
         reason = f"{explain(error)}; {missing or _provider_library_error() or 'its libraries load'}"
         raise DeviceUnavailable(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,24 +15,35 @@ from inference_server.engine.device import SESSION_ERRORS, Device, open_session
 from inference_server.engine.graph import ModelVersion, read_model, signature_of
 from inference_server.engine.preprocessing import compose
 from inference_server.engine.session import ORT_ERRORS, Session, explain, release_free_memory
-from inference_server.errors import ModelRefused
+from inference_server.engine.tensors import Ports, ports_of, samples, widen_bfloat16
+from inference_server.errors import InferenceFailed, ModelRefused, TensorsOnly
 
 log = structlog.get_logger(__name__)
 
 Frame = NDArray[np.uint8]
 Outputs = dict[str, NDArray[Any]]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 class LoadedModel:
     """A version that answers frames.
 
-    `max_batch` is how many frames `run` takes at once, `device` is "cpu" or "cuda:N", `provider` is what ONNX Runtime
-    reports for the session, and `version.sha256` is always that of the file that was loaded. `defaults` are the options
-    of requests that leave them open.
+    `max_batch` is how many frames `run` takes at once, `batch` how many it always takes where that is fixed (None if
+    it is not). `frames_input` is the input that frames go into, uint8 (N, H, W, 3); a model that takes no pictures has
+    none, and its requests are a batch each. `ports` are all tensors by which it can be fed and read. `device` is "cpu"
+    or "cuda:N", `provider` is what ONNX Runtime reports for the session, and `version.sha256` is always that of the
+    file that was loaded. `defaults` are the options of requests that leave them open.
     """
 
     def __init__(
-        self, version: ModelVersion, family: Family, defaults: Options, session: Session, device: Device, max_batch: int
+        self,
+        version: ModelVersion,
+        family: Family,
+        defaults: Options,
+        session: Session,
+        device: Device,
+        max_batch: int,
+        ports: Ports,
     ) -> None:
         self.version = version
         self.family = family
@@ -40,8 +51,10 @@ class LoadedModel:
         self.device = str(device)
         self.provider: str = session.get_providers()[0]
         self.max_batch = max_batch
+        self.ports = ports
         self._session: Session | None = session
-        self._input: str = session.get_inputs()[0].name
+        self.batch = 1 if family.picture is None else family.picture.batch
+        self.frames_input = "" if ports.frames is None else ports.frames.name
         self._outputs: list[str] = [output.name for output in session.get_outputs()]
 
     @property
@@ -50,8 +63,15 @@ class LoadedModel:
         return self.version.sha256
 
     @property
+    def read_outputs(self) -> Collection[str]:
+        """The outputs that frames are read from."""
+        return self._outputs
+
+    @property
     def layout(self) -> Layout:
-        """The picture that frames must be."""
+        """The picture that frames must be. Raises TensorsOnly for a model that takes none."""
+        if self.family.picture is None:
+            raise TensorsOnly(f"{self.version.model_name} version {self.version.version}")
         return self.family.picture.layout
 
     def run(self, frames: Sequence[Frame]) -> list[Outputs]:
@@ -63,7 +83,18 @@ class LoadedModel:
         """
         if not 1 <= len(frames) <= self.max_batch:
             raise ValueError(f"frames: expected 1..{self.max_batch}, got {len(frames)}")
-        return self._split(self._run(self._stack(frames)), len(frames))
+        arrays = self.run_rows([{self.frames_input: frame[None]} for frame in frames])
+        return [{name: array[index] for name, array in arrays.items()} for index in range(len(frames))]
+
+    def run_rows(self, parts: Sequence[Arrays], names: Collection[str] | None = None) -> dict[str, NDArray[Any]]:
+        """The outputs called `names` (all if None) for the rows of all `parts`, one after the other. Blocks.
+
+        Each part has the same inputs, and as many rows of one as of the other; a single one is passed on where it lies.
+        A batch that is fixed is filled up, and what is more than the rows asked for is to be ignored. The arrays keep
+        all memory of the session. Inputs are as `ports` says; bfloat16 is float32 here, text `str`. Raises RuntimeError
+        after `close`, InvalidField for other inputs, InferenceFailed where the model does not run with them.
+        """
+        return self._run(self._join(parts), self._outputs if names is None else [*names])
 
     def close(self) -> None:
         """Free the session once no run uses it any more, and give its memory back to the system."""
@@ -73,8 +104,12 @@ class LoadedModel:
     def rehearse(self) -> None:
         """Run every batch size that will be run, and look at what comes out. Raises ModelRefused.
 
-        A model that declares any batch size and yet fails for several frames runs them one by one.
+        A model that declares any batch size and yet fails for several frames runs them one by one. One that takes no
+        pictures is run with ones and zeros, and must take them unless its file leaves dimensions open.
         """
+        if self.family.picture is None:
+            self._rehearse_tensors()
+            return
         if self.family.picture.batch is not None:
             self._rehearse(self.max_batch)
             return
@@ -93,32 +128,46 @@ class LoadedModel:
         layout = self.layout
         noise = np.random.default_rng(0).integers(0, 256, (size, layout.height, layout.width, 3), np.uint8)
         try:
-            arrays = self._run(noise)
-        except ORT_ERRORS as error:
-            raise ModelRefused(f"the model does not run with {size} frames: {explain(error)}") from error
-        for name, array in zip(self._outputs, arrays, strict=True):
+            arrays = self._run({self.frames_input: noise}, self._outputs)
+        except InferenceFailed as error:
+            raise ModelRefused(f"the model does not run with {size} frames: {error}") from error
+        for name, array in arrays.items():
             _check_output(name, array, size)
-        for outputs in self._split(arrays, size):
+        for index in range(size):
+            outputs = {name: array[index] for name, array in arrays.items()}
             self.family.check(outputs)
             self.family.decode(outputs, place(layout, layout.width, layout.height), self.defaults)
 
-    def _run(self, batch: Frame) -> list[NDArray[Any]]:
+    def _rehearse_tensors(self) -> None:
+        try:
+            try:
+                self._run(samples(self.ports, 1), self._outputs)
+            except InferenceFailed:
+                self._run(samples(self.ports, 0), self._outputs)
+        except InferenceFailed as error:
+            if all(spec.shape is not None and None not in spec.shape for spec in self.ports.inputs):
+                raise ModelRefused(f"the model does not run: {error}") from error
+            log.warning("not rehearsed", reason=str(error), **_names(self.version))
+
+    def _run(self, inputs: Arrays, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         session = self._session
         if session is None:
             raise RuntimeError("the model is closed")
-        arrays: list[NDArray[Any]] = session.run(self._outputs, {self._input: batch})
-        return arrays
+        feeds = self.ports.feed(inputs)
+        try:
+            return dict(zip(names, session.run(names, feeds), strict=True))
+        except ORT_ERRORS as error:
+            raise InferenceFailed(explain(error)) from error
 
-    def _stack(self, frames: Sequence[Frame]) -> Frame:
-        fixed = self.family.picture.batch
-        if len(frames) == 1 and fixed in (None, 1):
-            return frames[0][None]
-        batch = np.zeros((fixed or len(frames), *frames[0].shape), np.uint8)
-        np.stack(frames, out=batch[: len(frames)])
-        return batch
+    def _join(self, parts: Sequence[Arrays]) -> Arrays:
+        """All rows of each input; those of a fixed batch that nobody asked for are zeros."""
+        if len(parts) == 1 and self._full(parts[0]):
+            return parts[0]
+        joined = {name: [part[name] for part in parts] for name in parts[0]}
+        return {name: _stack(arrays, self.batch) for name, arrays in joined.items()}
 
-    def _split(self, arrays: Sequence[NDArray[Any]], count: int) -> list[Outputs]:
-        return [dict(zip(self._outputs, (array[index] for array in arrays), strict=True)) for index in range(count)]
+    def _full(self, part: Arrays) -> bool:
+        return self.batch is None or self.frames_input not in part or len(part[self.frames_input]) == self.batch
 
 
 def load(version: ModelVersion, device: Device, *, max_batch: int = 8) -> LoadedModel:
@@ -129,15 +178,19 @@ def load(version: ModelVersion, device: Device, *, max_batch: int = 8) -> Loaded
     """
     model, sha256 = read_model(version)
     settings = read_settings(version.attributes)
-    family = recognise(signature_of(model), settings)
+    signature = signature_of(model)
+    family = recognise(signature, settings)
     defaults = replace(family.defaults, **settings.options)
-    compose(model, family.picture)
+    widen_bfloat16(model)
+    picture = family.picture
+    ports = ports_of(signature, picture, None if picture is None else compose(model, picture))
     try:
         session = open_session(model.SerializeToString(), device)
     except SESSION_ERRORS as error:
         raise ModelRefused(f"ONNX Runtime cannot run the model: {explain(error)}") from error
     version = replace(version, sha256=sha256)
-    loaded = LoadedModel(version, family, defaults, session, device, family.picture.batch or max_batch)
+    at_once = 1 if picture is None else picture.batch or max_batch
+    loaded = LoadedModel(version, family, defaults, session, device, at_once, ports)
     loaded.rehearse()
     log.info("model loaded", device=loaded.device, provider=loaded.provider, family=family.name, **_names(version))
     return loaded
@@ -147,6 +200,14 @@ def _larger_sizes(max_batch: int) -> list[int]:
     """The batch sizes to rehearse after 1: powers of two below `max_batch`, and `max_batch` itself."""
     powers = [1 << exponent for exponent in range(1, max_batch.bit_length()) if 1 << exponent < max_batch]
     return [*powers, max_batch] if max_batch > 1 else []
+
+
+def _stack(arrays: Sequence[NDArray[Any]], rows: int | None) -> NDArray[Any]:
+    """`arrays` one below the other, and zeros up to `rows`."""
+    if rows is not None:
+        missing = rows - sum(map(len, arrays))
+        arrays = [*arrays, np.zeros((missing, *arrays[0].shape[1:]), arrays[0].dtype)]
+    return np.concatenate(arrays)
 
 
 def _check_output(name: str, array: NDArray[Any], size: int) -> None:

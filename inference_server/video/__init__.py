@@ -10,6 +10,7 @@ from inference_server.video.settings import DecoderSettings
 from inference_server.video.stream import DecodedStream
 from inference_server.video.values import (
     EncodedPicture,
+    OpenedFile,
     Picture,
     PreparedFrame,
     RawPicture,
@@ -17,6 +18,7 @@ from inference_server.video.values import (
     Target,
     VideoInfo,
     VideoSummary,
+    WallClock,
 )
 
 __all__ = [
@@ -25,9 +27,11 @@ __all__ = [
     "DecodedStream",
     "PreparedFrame",
     "StreamRequest",
+    "OpenedFile",
     "Target",
     "VideoInfo",
     "VideoSummary",
+    "WallClock",
     "EncodedPicture",
     "RawPicture",
     "Picture",

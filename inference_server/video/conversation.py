@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -50,8 +50,8 @@ class Conversation:
         self._channel = Channel(process.control, self._receive, self._lost)
         self._spawn(self._watch(timeout_seconds))
 
-    def send(self, **message: Any) -> None:
-        self._channel.send(message)
+    def send(self, fds: Sequence[int] = (), /, **message: Any) -> None:
+        self._channel.send(message, fds)
 
     def send_target(self, target: Target, slots: int, slot_bytes: int, fd: int | None) -> None:
         """Tell the decoder what to prepare for, and in which memory if that is new."""

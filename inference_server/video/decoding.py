@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from time import perf_counter
 from typing import Any, NoReturn
 
 import av
+import av.logging
 from av.codec.context import CodecContext
 from av.container import InputContainer
 from av.stream import Disposition
@@ -15,12 +18,17 @@ from av.video.stream import VideoStream
 
 from inference_server.errors import CorruptVideo, UnsupportedVideo, VideoLimitExceeded
 from inference_server.video import limits
-from inference_server.video.containers import CODECS, FULL_NAMES
+from inference_server.video.codecs import decoders
+from inference_server.video.containers import FULL_NAMES
+from inference_server.video.settings import DecoderSettings
 from inference_server.video.source import Spooled, Streamed
 from inference_server.video.values import VideoInfo
 
 # Titles that are not UTF-8 are no reason to fail; PyAV has no option for it since release 19.
 _METADATA: dict[str, Any] = {"metadata_errors": "replace"} if av.__version__.startswith("18.") else {}
+
+# FFmpeg's AVProducerReferenceTime: microseconds since 1970, flags.
+_REFERENCE_TIME = struct.Struct("=qi")
 
 
 class Decoding:
@@ -29,21 +37,23 @@ class Decoding:
     Packets that do not decode are skipped and counted. Raises UnsupportedVideo, CorruptVideo and VideoLimitExceeded.
     """
 
-    def __init__(self, demuxer: str, source: Streamed | Spooled, max_pixels: int, threads: int, budget: int) -> None:
+    def __init__(self, demuxer: str, source: Streamed | Spooled, settings: DecoderSettings) -> None:
         self.corrupt_packets = 0
         self.truncated = False
         self._demuxer = demuxer
         self._source = source
-        self._budget = budget
+        self._budget = settings.corrupt_packet_budget
         self._packets = 0
-        self._container = _open(demuxer, source, max_pixels)
-        self._stream = _pick(self._container)
+        self._clock: float | None = None
+        self._container = _open(demuxer, source, settings)
+        self._stream = _pick(self._container, settings.codecs)
+        max_pixels = settings.max_pixels
         codec = self._stream.codec_context
         self._pixels = codec.width * codec.height
         if self._pixels > max_pixels:
             raise VideoLimitExceeded(f"max_pixels: expected at most {max_pixels}, got {codec.width}x{codec.height}")
         codec.options = {"max_pixels": str(max_pixels)}
-        codec.thread_count = threads
+        codec.thread_count = settings.threads
         codec.thread_type = "AUTO"
 
     @property
@@ -70,11 +80,18 @@ class Decoding:
         """Unit of the frame's timestamp in seconds."""
         return _fraction(frame.time_base) or _fraction(self._stream.time_base) or Fraction(1, 90_000)
 
+    def taken(self, frame: av.VideoFrame) -> float | None:
+        """When the picture was taken by the source's own clock, in seconds since 1970; None where it tells none."""
+        if self._clock is None or frame.pts is None:
+            return None
+        return self._clock + float(frame.pts * self.time_base(frame))
+
     def frames(self) -> Iterator[tuple[av.VideoFrame, float]]:
         """Yield each frame and the seconds its decoding took."""
         decoded = 0
         for packet in self._demux():
             started = perf_counter()
+            self._read_clock(packet)
             try:
                 frames = packet.decode()
             except av.FFmpegError as error:
@@ -107,6 +124,12 @@ class Decoding:
             else:
                 return
 
+    def _read_clock(self, packet: av.Packet[VideoStream]) -> None:
+        """Learn what the source's clock says at timestamp 0, if the packet tells: RTSP and some MP4 do."""
+        if packet.pts is not None and packet.has_sidedata("prft"):
+            microseconds, _ = _REFERENCE_TIME.unpack_from(bytes(packet.get_sidedata("prft")))
+            self._clock = microseconds / 1e6 - float(packet.pts * (_fraction(packet.time_base) or 0))
+
     def _fewer_than_stated(self) -> bool:
         return self._demuxer == "mov" and self._packets < self._stream.frames
 
@@ -121,36 +144,62 @@ class Decoding:
             ) from error
 
 
-def _open(demuxer: str, source: Streamed | Spooled, max_pixels: int) -> InputContainer:
-    try:
-        container: InputContainer = av.open(
-            source,
-            "r",
-            format=demuxer,
-            options={"protocol_whitelist": "none", "max_pixels": str(max_pixels)},
-            buffer_size=source.buffer_size,
-            io_open=_refuse,
-            **_METADATA,
-        )
-    except MemoryError:
-        raise
-    except av.FFmpegError as error:
-        raise CorruptVideo(f"recognised as {demuxer}, but it cannot be read: {error.strerror}") from error
+def _open(demuxer: str, source: Streamed | Spooled, settings: DecoderSettings) -> InputContainer:
+    options = {
+        "protocol_whitelist": "none",
+        "codec_whitelist": ",".join(decoders(settings.codecs)),
+        "max_streams": str(settings.max_tracks + 1),  # one more: most demuxers keep silent about what they leave out
+        "max_pixels": str(settings.max_pixels),
+    }
+    with _errors_of_ffmpeg() as said:
+        try:
+            container: InputContainer = av.open(
+                source,
+                "r",
+                format=demuxer,
+                options=options,
+                buffer_size=source.buffer_size,
+                io_open=_refuse,
+                **_METADATA,
+            )
+        except MemoryError:
+            if any("max_streams" in text for _, _, text in said):  # which some demuxers call a lack of memory
+                raise _too_many_tracks(settings) from None
+            raise
+        except av.FFmpegError as error:
+            raise CorruptVideo(f"recognised as {demuxer}, but it cannot be read: {error.strerror}") from error
+    if len(container.streams) > settings.max_tracks:
+        raise _too_many_tracks(settings)
     return container
+
+
+@contextmanager
+def _errors_of_ffmpeg() -> Iterator[list[tuple[int, str, str]]]:
+    """Level, context and text of what FFmpeg complains about meanwhile."""
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as said:
+            yield said
+    finally:
+        av.logging.set_level(None)
+
+
+def _too_many_tracks(settings: DecoderSettings) -> VideoLimitExceeded:
+    return VideoLimitExceeded(f"max_tracks: expected at most {settings.max_tracks} in a container, got more")
 
 
 def _refuse(url: str, *_: Any) -> NoReturn:
     raise UnsupportedVideo(f"the video refers to another file, which is not opened: {url[:200]!r}")
 
 
-def _pick(container: InputContainer) -> VideoStream:
+def _pick(container: InputContainer, codecs: Collection[str]) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         found = ", ".join(sorted({s.type for s in container.streams})) or "none"
         raise UnsupportedVideo(f"expected a stream of pictures, got {found}")
     stream = streams[0]
-    if _codec(stream) not in CODECS:
-        raise UnsupportedVideo(f"codec: expected {', '.join(sorted(CODECS))}, got {_codec(stream)}")
+    if _codec(stream) not in codecs:
+        raise UnsupportedVideo(f"codec: expected {', '.join(sorted(codecs))}, got {_codec(stream)}")
     return stream
 
 

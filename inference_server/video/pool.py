@@ -11,7 +11,7 @@ from inference_server.video.pictures import PictureJob
 from inference_server.video.processes import Nursery
 from inference_server.video.settings import DecoderSettings
 from inference_server.video.stream import DecodedStream
-from inference_server.video.values import Picture, PreparedFrame, StreamRequest, Target
+from inference_server.video.values import OpenedFile, Picture, PreparedFrame, StreamRequest, Target
 
 
 class DecoderPool:
@@ -29,9 +29,12 @@ class DecoderPool:
         """End all decoders."""
         await self._nursery.close()
 
-    async def open(self, request: StreamRequest, target: Target) -> DecodedStream:
-        """A stream that is ready to be fed. Nothing is waited for; close it when done."""
-        return DecodedStream(self._nursery.fork(), request, target, self._settings)
+    async def open(self, request: StreamRequest, target: Target, file: OpenedFile | None = None) -> DecodedStream:
+        """A stream that is ready to be fed, or that reads `file`. Nothing is waited for; close it when done.
+
+        The decoder gets a descriptor of its own; the caller closes the one in `file`.
+        """
+        return DecodedStream(self._nursery.fork(), request, target, self._settings, file)
 
     @asynccontextmanager
     async def prepare_pictures(self, pictures: Sequence[Picture], layout: Layout) -> AsyncIterator[list[PreparedFrame]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from inference_server.errors import VideoLimitExceeded
 from inference_server.video import limits
 from inference_server.video.containers import SNIFF_BYTES, cut_short, index_end, recognise
 from inference_server.video.link import Link
+from inference_server.video.settings import DecoderSettings
 
 _CHUNK = 256 * 1024
 _BUFFER = 64 * 1024
@@ -20,9 +20,13 @@ _INDEX_WITHIN = 32 * 1024 * 1024
 
 @dataclass(slots=True)
 class Streamed:
-    """Input that is read once, as it comes. `start`: its first bytes; `size`: how many have come."""
+    """Input that is read once, as it comes. `start`: its first bytes; `size`: how many have come.
+
+    Reading raises VideoLimitExceeded beyond `limit` bytes; 0 is no limit.
+    """
 
     link: Link
+    limit: int = 0
     start: bytes = b""
     head: bytearray = field(default_factory=bytearray)
     size: int = 0
@@ -50,13 +54,14 @@ class Streamed:
     def _receive(self, size: int) -> bytes:
         data = b"" if self.ended else self.link.read(size)
         self.size += len(data)
+        _check_size(self.size, self.limit)
         self.ended = not data
         return data
 
 
 @dataclass(slots=True)
 class Spooled:
-    """Input kept in a file that has no name; it answers the server between reads."""
+    """Input kept in a file, without a name or opened by the server; it answers the server between reads."""
 
     link: Link
     fd: int
@@ -66,9 +71,9 @@ class Spooled:
         self.link.serve(wait=False)
         return os.read(self.fd, size)
 
-    def cut_short(self, _demuxer: str) -> bool:
-        """An MP4 says so itself."""
-        return False
+    def cut_short(self, demuxer: str) -> bool:
+        """Whether the file ends before the end that its container states."""
+        return cut_short(demuxer, os.pread(self.fd, SNIFF_BYTES, 0), os.fstat(self.fd).st_size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         return os.lseek(self.fd, offset, whence)
@@ -77,17 +82,26 @@ class Spooled:
         return os.lseek(self.fd, 0, os.SEEK_CUR)
 
 
-def open_source(link: Link, spool_folder: Path, max_spool_bytes: int) -> tuple[str, Streamed | Spooled]:
+def open_source(link: Link, settings: DecoderSettings, file: int | None = None) -> tuple[str, Streamed | Spooled]:
     """Recognise the input: its demuxer, and where to read it from; spooled if it keeps its index at the end.
 
+    `file`: descriptor of a file to read instead of what the server sends.
     Raises UnsupportedVideo and VideoLimitExceeded.
     """
-    stream = Streamed(link)
-    demuxer = recognise(bytes(stream.peek(SNIFF_BYTES)))
+    if file is not None:
+        _check_size(os.fstat(file).st_size, settings.max_video_bytes)
+        return recognise(os.pread(file, SNIFF_BYTES, 0), settings.containers), Spooled(link, file)
+    stream = Streamed(link, settings.max_video_bytes)
+    demuxer = recognise(bytes(stream.peek(SNIFF_BYTES)), settings.containers)
     stream.start = bytes(stream.head[:SNIFF_BYTES])
     if demuxer == "mov" and not _hold_index(stream):
-        return demuxer, _spool(stream, spool_folder, max_spool_bytes)
+        return demuxer, _spool(stream, settings)
     return demuxer, stream
+
+
+def _check_size(size: int, limit: int) -> None:
+    if 0 < limit < size:
+        raise VideoLimitExceeded(f"max_video_bytes: expected at most {limit} bytes, got {size} or more")
 
 
 def _hold_index(stream: Streamed) -> bool:
@@ -104,9 +118,10 @@ def _hold_index(stream: Streamed) -> bool:
     return 0 < end <= _INDEX_WITHIN
 
 
-def _spool(stream: Streamed, folder: Path, limit: int) -> Spooled:
+def _spool(stream: Streamed, settings: DecoderSettings) -> Spooled:
+    limit = settings.max_spool_bytes
     limits.limit_file_size(limit)
-    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+    with tempfile.TemporaryFile(dir=settings.spool_folder, buffering=0) as file:
         size = 0
         while data := stream.read(_CHUNK):
             size += len(data)

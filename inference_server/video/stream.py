@@ -16,7 +16,15 @@ from inference_server.video.conversation import Conversation, share
 from inference_server.video.memory import FrameMemory, frame_bytes
 from inference_server.video.processes import DecoderProcess
 from inference_server.video.settings import DecoderSettings
-from inference_server.video.values import PreparedFrame, StreamRequest, Target, VideoInfo, VideoSummary
+from inference_server.video.values import (
+    OpenedFile,
+    PreparedFrame,
+    StreamRequest,
+    Target,
+    VideoInfo,
+    VideoSummary,
+    WallClock,
+)
 
 _INT32, _INT63 = 2**31 - 1, 2**63 - 1
 
@@ -29,15 +37,20 @@ class DecodedStream:
     """
 
     def __init__(
-        self, process: DecoderProcess, request: StreamRequest, target: Target, settings: DecoderSettings
+        self,
+        process: DecoderProcess,
+        request: StreamRequest,
+        target: Target,
+        settings: DecoderSettings,
+        file: OpenedFile | None = None,
     ) -> None:
         self.summary = VideoSummary()
         self._process = process
-        self._bytes_received = 0
+        self._bytes_received = file.size if file else 0
         # More than one slot would let frames wait that are not the newest.
         self._slots = 1 if request.latest else settings.slots
         self._frames: deque[PreparedFrame] = deque()
-        self._last_index = -1
+        self._last_index = request.first_index - 1
         self._changed = asyncio.Event()
         self._info: VideoInfo | None = None
         self._error: VideoError | None = None
@@ -46,7 +59,8 @@ class DecodedStream:
         self._generation = target.generation
         timeout = settings.decode_timeout_seconds
         self._decoder = Conversation(process, timeout, self._receive, self._end)
-        self._decoder.send(type="video", request=asdict(request), **_limits(settings))
+        fds = (file.fd,) if file else ()
+        self._decoder.send(fds, type="video", file=file is not None, request=asdict(request), **settings.message())
         self._aim(target, None)
 
     async def __aenter__(self) -> Self:
@@ -171,6 +185,7 @@ class DecodedStream:
             pixels=memory.view(slot, target.layout),
             decode_seconds=wire.number(message, "decode_seconds"),
             prepare_seconds=wire.number(message, "prepare_seconds"),
+            wall_clock=_wall_clock(message),
             on_release=partial(self._release, memory, slot),
         )
 
@@ -187,6 +202,7 @@ class DecodedStream:
             corrupt_packets=wire.integer(message, "corrupt_packets", 0, _INT63),
             bytes_received=self._bytes_received,
             truncated=wire.flag(message, "truncated"),
+            stopped=wire.flag(message, "stopped"),
         )
 
 
@@ -210,5 +226,7 @@ def _time_base(message: dict[str, Any]) -> tuple[int, int]:
     return wire.integer(parts, "numerator", 1, _INT32), wire.integer(parts, "denominator", 1, _INT32)
 
 
-def _limits(settings: DecoderSettings) -> dict[str, Any]:
-    return asdict(settings) | {"spool_folder": str(settings.spool_folder)}
+def _wall_clock(message: dict[str, Any]) -> WallClock | None:
+    if "wall_clock" not in message:
+        return None
+    return WallClock(wire.number(message, "wall_clock"), wire.flag(message, "camera"))

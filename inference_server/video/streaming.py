@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from av import VideoFrame
 
+from inference_server.errors import VideoLimitExceeded
 from inference_server.video.decoding import Decoding
 from inference_server.video.link import Link
 from inference_server.video.memory import FrameMemory
 from inference_server.video.prepare import PoseReader, Preparer
 from inference_server.video.sampling import Choice, Clock, Sampler
+from inference_server.video.settings import DecoderSettings
 from inference_server.video.source import open_source
 from inference_server.video.values import StreamRequest, Target
 
@@ -28,18 +30,23 @@ class _Sample:
     index: int
     seconds: float
     decode_seconds: float
+    received: float  # by the clock of this machine, in seconds since 1970
 
 
 class StreamJob:
     """Single-threaded; messages are handled while it waits for input or for a slot, and between frames."""
 
-    def __init__(self, link: Link, task: dict[str, Any], target: Target, memory: FrameMemory) -> None:
+    def __init__(
+        self, link: Link, task: dict[str, Any], target: Target, memory: FrameMemory, file: int | None = None
+    ) -> None:
         self._link = link
-        self._task = task
+        self._file = file
+        self._settings = DecoderSettings.of(task)
         self._request = StreamRequest(**task["request"])
-        self._preparer = Preparer(task["max_pixels"])
+        self._preparer = Preparer(self._settings.max_pixels)
         self._decoded = self._sent = self._dropped = 0
         self._held: _Sample | None = None  # the newest frame without a slot, if only the newest counts
+        self._stopped = False
         self._decoding: Decoding
         self._poses: PoseReader
         self.retarget(target, memory)
@@ -58,15 +65,15 @@ class StreamJob:
         self._free.append(slot)
         self._send_held()
 
-    def run(self, spool_folder: Path) -> None:
+    def run(self) -> None:
         """Decode to the end, and tell the server about it. Raises VideoError."""
-        task = self._task
-        demuxer, source = open_source(self._link, spool_folder, task["max_spool_bytes"])
-        self._decoding = Decoding(demuxer, source, task["max_pixels"], task["threads"], task["corrupt_packet_budget"])
+        demuxer, source = open_source(self._link, self._settings, self._file)
+        self._decoding = Decoding(demuxer, source, self._settings)
         self._poses = PoseReader(self._decoding.pixel_shape)
         for sample in self._samples(self._start(self._decoding.frames())):
             self._offer(sample)
             if self._sent + (self._held is not None) == self._request.max_frames:
+                self._stopped = True
                 break
         while self._held is not None:
             self._link.serve(wait=True)
@@ -82,15 +89,24 @@ class StreamJob:
 
     def _samples(self, frames: Iterator[tuple[VideoFrame, float]]) -> Iterator[_Sample]:
         clock, sampler = Clock(self._decoding.frame_rate), Sampler(self._request)
-        for index, (frame, decode_seconds) in enumerate(frames):
+        for index, (frame, decode_seconds) in enumerate(frames, self._request.first_index):
             self._decoded += 1
             self._link.serve(wait=False)
-            seconds = clock.seconds(frame.pts, self._decoding.time_base(frame))
+            seconds = self._request.first_seconds + clock.seconds(frame.pts, self._decoding.time_base(frame))
+            self._check_length(index, seconds)
             match sampler.choose(index, seconds):
                 case Choice.TAKE:
-                    yield _Sample(frame, index, seconds, decode_seconds)
+                    yield _Sample(frame, index, seconds, decode_seconds, time.time())
                 case Choice.STOP:
+                    self._stopped = True
                     return
+
+    def _check_length(self, index: int, seconds: float) -> None:
+        frames, length = self._settings.max_video_frames, self._settings.max_video_seconds
+        if 0 < frames <= index:
+            raise VideoLimitExceeded(f"max_video_frames: expected at most {frames} frames, got more")
+        if 0 < length < seconds:
+            raise VideoLimitExceeded(f"max_video_seconds: expected at most {length:g} s, got a frame at {seconds:g} s")
 
     def _offer(self, sample: _Sample) -> None:
         if self._request.latest:
@@ -126,7 +142,14 @@ class StreamJob:
             height=height,
             decode_seconds=sample.decode_seconds,
             prepare_seconds=perf_counter() - started,
+            **self._wall_clock(sample),
         )
+
+    def _wall_clock(self, sample: _Sample) -> dict[str, Any]:
+        if not self._request.wall_clock:
+            return {}
+        taken = self._decoding.taken(sample.frame)
+        return {"wall_clock": sample.received if taken is None else taken, "camera": taken is not None}
 
     def _finish(self) -> None:
         self._link.send(
@@ -135,4 +158,5 @@ class StreamJob:
             frames_dropped=self._dropped,
             corrupt_packets=self._decoding.corrupt_packets,
             truncated=self._decoding.truncated,
+            stopped=self._stopped,
         )

@@ -22,6 +22,8 @@ class StreamRequest:
     (excluded) count from the first frame; decoding ends at the first frame at or after the end. `max_frames`: stop
     after so many; 0 is no limit. `latest`: one frame is out at a time, the newest comes next, and those that had to
     wait are dropped and counted.
+    A live source that was lost goes on where it was: `first_index` and `first_seconds` are what its first frame now
+    counts as. With `wall_clock`, frames say when they were taken or came.
     Raises ValueError naming the field that is out of range.
     """
 
@@ -31,6 +33,9 @@ class StreamRequest:
     end_seconds: float | None = None
     max_frames: int = 0
     latest: bool = False
+    first_index: int = 0
+    first_seconds: float = 0.0
+    wall_clock: bool = False
 
     def __post_init__(self) -> None:
         if self.stride < 1:
@@ -46,6 +51,22 @@ class StreamRequest:
             raise ValueError(f"end_seconds: expected more than start_seconds, got {self.end_seconds}")
         if self.max_frames < 0:
             raise ValueError(f"max_frames: expected 0 or more, got {self.max_frames}")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """Input that the decoder reads by itself, where it wants: an open regular file of `size` bytes."""
+
+    fd: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class WallClock:
+    """When a frame was taken by the camera's clock, or when it had arrived by ours; in seconds since 1970, UTC."""
+
+    seconds: float
+    camera: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +92,20 @@ class VideoInfo:
 
 @dataclass(frozen=True, slots=True)
 class VideoSummary:
-    """Totals of a stream. `truncated`: the input ended in the middle of a frame or packet."""
+    """Totals of a stream.
+
+    `truncated`: the input ended in the middle of a frame or packet. `stopped`: decoding ended because no further frame
+    is wanted. `gaps`, and `gap_seconds` in all: how often a live source was away and came back.
+    """
 
     frames_decoded: int = 0
     frames_dropped: int = 0
     corrupt_packets: int = 0
     bytes_received: int = 0
     truncated: bool = False
+    stopped: bool = False
+    gaps: int = 0
+    gap_seconds: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -100,6 +128,7 @@ class PreparedFrame:
     pixels: NDArray[np.uint8]
     decode_seconds: float
     prepare_seconds: float
+    wall_clock: WallClock | None = None
     on_release: Callable[[], Any] | None = None
 
     def release(self) -> None:

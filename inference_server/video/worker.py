@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import traceback
-from pathlib import Path
 from typing import Any
 
 from inference_server.detection.geometry import Layout, Resize
@@ -38,6 +37,7 @@ class _Worker:
         self.memory_limit = 0
         self._link = link
         self._task: dict[str, Any] | None = None
+        self._file: int | None = None
         self._job: StreamJob | None = None
         self._memory: FrameMemory | None = None
         self._target: Target | None = None
@@ -52,8 +52,8 @@ class _Worker:
         if task["type"] == "pictures":
             prepare_stills(self._link, self._memory, self._target.layout, task["pictures"], task["max_pixels"])
         else:
-            self._job = StreamJob(self._link, task, self._target, self._memory)
-            self._job.run(Path(task["spool_folder"]))
+            self._job = StreamJob(self._link, task, self._target, self._memory, self._file)
+            self._job.run()
 
     def fail(self, kind: str, reason: str) -> None:
         self._link.send(type="failed", kind=kind, reason=reason[:2000])
@@ -66,6 +66,7 @@ class _Worker:
                 self._job.release(message["slot"])
             case "video" | "pictures":
                 self._task = message
+                self._file = self._link.take_fd() if message.get("file") else None
 
     def _retarget(self, message: dict[str, Any]) -> None:
         layout = Layout(message["width"], message["height"], Resize(message["resize"]), message["fill"])

@@ -324,10 +324,3 @@ def test_a_model_that_is_no_detector_gives_its_tensors_to_who_asks(pair, tmp_pat
     pair.activate(2)
     eventually(lambda: pair.serving().last_error, "the file alone does not say what it is")
     assert "metadata.attributes.videoai.family" in pair.serving().last_error
-
-
-def test_what_is_not_built_yet_says_so(serving_v1_shared):
-    with pytest.raises(grpc.RpcError) as raised:
-        list(serving_v1_shared.inference.AnalyzeSource(inference_pb2.AnalyzeSourceRequest(uri="file:///v.mp4")))
-    assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "AnalyzeSource" in raised.value.details()

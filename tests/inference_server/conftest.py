@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference_server.detection import Detections, Layout, Options, place
+from inference_server.detection import Detections, Layout, Options, PictureInput, place
 from inference_server.engine import ModelVersion
 
 LAYOUT = Layout(4, 4)
@@ -19,6 +19,7 @@ class FakeFamily:
     name = "fake"
     class_names = ("thing", "other")
     layout = LAYOUT
+    picture = PictureInput("images", "float32", False, None, LAYOUT)
 
     def decode(self, outputs, placement, options):
         return Detections(
@@ -36,7 +37,11 @@ class FakeModel:
     max_batch: int = 1
     device: str = "cpu"
     provider: str = "FakeProvider"
+    batch: int | None = None
+    frames_input: str = "frames"
+    read_outputs: tuple[str, ...] = ("output0",)
     batches: list[int] = field(default_factory=list)
+    values: list[list[int]] = field(default_factory=list)
     failure: Exception | None = None
     closed: bool = False
 
@@ -49,14 +54,16 @@ class FakeModel:
         self.may_run.set()
         self.entered = threading.Semaphore(0)
 
-    def run(self, frames):
+    def run_rows(self, parts, names=None):
         assert not self.closed
         self.entered.release()
         assert self.may_run.wait(30)
+        frames = np.concatenate([part["frames"] for part in parts])
         self.batches.append(len(frames))
+        self.values.append(frames[:, 0, 0, 0].tolist())
         if self.failure:
             raise self.failure
-        return [{"output0": frame[0, 0, :1]} for frame in frames]
+        return {"output0": frames[:, 0, 0, :1]}
 
     def close(self):
         self.closed = True

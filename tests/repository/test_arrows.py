@@ -11,7 +11,8 @@ import pytest
 from tests.repository.house import reachable, read, uses, within
 
 CLIENTS = ("videoai", "demo", "sidecar")
-WIRE = ("registry_server.service", "registry_server.convert", "inference_server.service", *CLIENTS)
+TENSORS = tuple(f"inference_server.tensors.{part}" for part in ("service", "calls", "convert", "describe", "messages"))
+WIRE = ("registry_server.service", "registry_server.convert", "inference_server.service", *TENSORS, *CLIENTS)
 SERVERS = ("registry_server.server", "inference_server.server")
 WATCHER = ("inference_server.watcher", "inference_server.reporter", "inference_server.fetching")
 
@@ -33,9 +34,11 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "grpc": (*WIRE, *SERVERS, "server_kit"),
     "grpc_health": ("server_kit",),
     "grpc_reflection": ("server_kit",),
-    "google.protobuf": (*WIRE, *WATCHER, "server_kit.reflection"),
+    "google.protobuf": (*WIRE, *WATCHER, "server_kit.reflection", "server_kit.retry"),
+    "google.rpc": ("server_kit.retry",),
     "videoai.registry.v1": (*WIRE, *SERVERS, *WATCHER),
     "videoai.inference.v1": (*WIRE, *SERVERS),
+    "videoai.open_inference": TENSORS,
     "fastapi": ("registry_server.rest",),
     "starlette": ("registry_server.rest",),
     "pydantic": ("registry_server.rest",),
@@ -44,7 +47,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
         *(
             f"{server}.{module}"
             for server in ("registry_server", "inference_server")
-            for module in ("settings", "__main__")
+            for module in ("settings", "video_settings", "__main__")
         ),
         "registry_server.edit",
         "server_kit.options",
@@ -71,7 +74,10 @@ APART: Mapping[str, tuple[str, ...]] = {
     "videoai": ("registry_server", "inference_server", "server_kit", "onnx", "onnxruntime"),
     "inference_server.video.worker": ("grpc", "google", "onnx", "onnxruntime", "videoai", "server_kit"),
     "inference_server.engine": ("grpc", "videoai", "av", *SERVING, "inference_server.video"),
-    "inference_server.video": ("grpc", "videoai", "onnxruntime", "server_kit", "inference_server.engine"),
+    "inference_server.video": (
+        *("grpc", "videoai", "onnxruntime", "server_kit", "inference_server.engine", "inference_server.sources"),
+    ),
+    "inference_server.sources": ("grpc", "google", "videoai", "onnxruntime", "server_kit", "inference_server.engine"),
     "registry_server.storage": ("registry_server.registry", "registry_server.service", "grpc", "videoai"),
     "registry_server.registry": ("registry_server.service", "registry_server.server", "grpc", "videoai"),
 }

@@ -61,10 +61,12 @@ FIELDS = {
     "confidence_threshold iou_threshold max_detections class_names delivery include_tensors",
     inference_pb2.AnalyzeVideoRequest: "config chunk",
     inference_pb2.AnalyzeVideoResponse: "started frame summary",
-    inference_pb2.AnalyzeSourceRequest: "uri config",
+    inference_pb2.AnalyzeSourceRequest: "uri config max_reconnects give_up_seconds",
+    inference_pb2.AnalyzeSourceResponse: "started frame summary gap",
+    inference_pb2.Gap: "gap_index reason seconds attempts resumed began",
     inference_pb2.AnalyzeFramesRequest: "model_name frames",
     inference_pb2.FrameResult: "frame_index pts time_base time_seconds width height model_name model_version "
-    "model_sha256 detections classifications tensors timings",
+    "model_sha256 detections classifications tensors timings wall_clock wall_clock_source",
     inference_pb2.Detection: "box class_id class_name score keypoints mask",
     inference_pb2.BoundingBox: "x_min y_min x_max y_max",
 }

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
@@ -25,10 +26,12 @@ PROGRAM = textwrap.dedent(
 
     class Missing(LookupError): pass
     class Rare(Missing): pass
+    class Busy(Missing): retry_after_seconds = 1.5
 
     async def answer(request, context):
         match request:
             case b"rare": raise Rare("nothing by that name")
+            case b"busy": raise Busy("all taken")
             case b"long": raise Rare("\\u20ac" * 10_000)
             case b"bug": raise RuntimeError("secret detail")
             case b"abort": await context.abort(grpc.StatusCode.DATA_LOSS, "said by the handler")
@@ -105,6 +108,24 @@ def test_errors_take_the_code_of_their_nearest_class(channel):
         call(channel, b"rare")
     assert raised.value.code() is grpc.StatusCode.NOT_FOUND
     assert raised.value.details() == "nothing by that name"
+
+
+def test_an_error_says_when_to_try_again(channel):
+    with pytest.raises(grpc.RpcError) as raised:
+        call(channel, b"busy")
+    metadata = dict(raised.value.trailing_metadata())
+    status = status_pb2.Status.FromString(metadata["grpc-status-details-bin"])
+    assert (status.code, status.message) == (grpc.StatusCode.NOT_FOUND.value[0], "all taken")
+    info = error_details_pb2.RetryInfo()
+    assert status.details[0].Unpack(info)
+    assert info.retry_delay.ToMilliseconds() == 1500
+    assert metadata["grpc-retry-pushback-ms"] == "1500"
+
+
+def test_an_error_that_knows_no_time_says_none(channel):
+    with pytest.raises(grpc.RpcError) as raised:
+        call(channel, b"rare")
+    assert not {"grpc-status-details-bin", "grpc-retry-pushback-ms"} & set(dict(raised.value.trailing_metadata()))
 
 
 def test_details_are_cut_to_what_a_status_can_hold(channel):

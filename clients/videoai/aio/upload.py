@@ -80,7 +80,8 @@ class _Upload:
                 await self._overwritten.wait()
         code = await self._call.code()
         if code is not grpc.StatusCode.OK:
-            raise errors.from_status(code, await self._call.details()) from None
+            details, metadata = await self._call.details(), await self._call.trailing_metadata()
+            raise errors.from_status(code, details, metadata) from None
 
     def _on_status(self, _: object) -> None:
         self._statuses += 1

@@ -10,6 +10,7 @@ import click
 
 from videoai.cli import files as _files  # noqa: F401 - adds push and pull
 from videoai.cli.analyze import analyze
+from videoai.cli.doctor import doctor
 from videoai.cli.models import models
 from videoai.cli.options import global_options
 from videoai.cli.status import status
@@ -53,14 +54,17 @@ class _Group(click.Group):
 )
 @click.version_option(package_name="videoai")
 @global_options
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Manage models, analyse videos and look after the servers."""
-    reject_unknown(cli, ())
+    if context.invoked_subcommand != doctor.name:  # which tells of them among the rest
+        reject_unknown(cli, ())
 
 
 cli.add_command(models)
 cli.add_command(analyze)
 cli.add_command(status)
+cli.add_command(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -35,6 +35,10 @@ STYLES = {
     "not serving": "bold red",
     "degraded": "bold yellow",
     "unreachable": "bold red",
+    "ok": "green",
+    "warning": "bold yellow",
+    "failed": "bold red",
+    "not installed": "dim",
 }
 
 

@@ -65,10 +65,10 @@ def test_more_frames_than_agreed_are_an_error(loaded, small_detector, count):
 def test_a_single_frame_is_not_copied(loaded, small_detector, monkeypatch):
     model, frame, seen = loaded(small_detector()), noise(32, 48, 3), []
     run = model._run
-    monkeypatch.setattr(model, "_run", lambda batch: seen.append(batch) or run(batch))
+    monkeypatch.setattr(model, "_run", lambda inputs, names: seen.append(inputs) or run(inputs, names))
     model.run([frame])
-    assert np.shares_memory(seen[0], frame)
-    assert seen[0].shape == (1, 32, 48, 3)
+    assert np.shares_memory(seen[0]["frames"], frame)
+    assert seen[0]["frames"].shape == (1, 32, 48, 3)
 
 
 def test_many_threads_may_run_at_once(loaded, small_detector):

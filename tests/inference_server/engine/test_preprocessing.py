@@ -34,7 +34,7 @@ def test_what_the_file_says_stays(small_detector):
     model = small_detector(batch="batch", author="someone")
     weights = [tensor.SerializeToString() for tensor in model.graph.initializer]
     before = onnx.ModelProto.FromString(model.SerializeToString())
-    assert compose(model, recognise(signature_of(model)).picture) == "frames"
+    assert compose(model, recognise(signature_of(model)).picture).frames == "frames"
     onnx.checker.check_model(model, full_check=True)
     assert model.metadata_props == before.metadata_props
     assert model.opset_import == before.opset_import
@@ -88,7 +88,7 @@ def echo(shape, *, dtype=TensorProto.FLOAT, opset=17, sizes=None):
 
 def run_composed(model, picture, frames):
     """All outputs of `model`, made to take `frames`, in ONNX Runtime."""
-    name = compose(model, picture)
+    name = compose(model, picture).frames
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     assert [given.name for given in session.get_inputs()] == [name]
     return dict(zip((value.name for value in session.get_outputs()), session.run(None, {name: frames}), strict=True))

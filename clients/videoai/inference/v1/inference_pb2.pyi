@@ -6,6 +6,7 @@ Detection on video: encoded video or pictures in, boxes out; every answer says w
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -42,6 +43,30 @@ DELIVERY_EVERY_FRAME: Delivery.ValueType  # 1
 DELIVERY_LATEST: Delivery.ValueType  # 2
 """The newest frame is answered next; frames that had to wait are dropped and counted."""
 Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
+
+class _WallClockSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WallClockSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WallClockSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WALL_CLOCK_SOURCE_UNSPECIFIED: _WallClockSource.ValueType  # 0
+    """There is no time."""
+    WALL_CLOCK_SOURCE_CAMERA: _WallClockSource.ValueType  # 1
+    """The source's own, as its RTCP sender reports tell it."""
+    WALL_CLOCK_SOURCE_RECEIVED: _WallClockSource.ValueType  # 2
+    """The server's, when the frame had arrived and was decoded: later than the picture by the time that took."""
+
+class WallClockSource(_WallClockSource, metaclass=_WallClockSourceEnumTypeWrapper):
+    """Which clock a wall clock time is of."""
+
+WALL_CLOCK_SOURCE_UNSPECIFIED: WallClockSource.ValueType  # 0
+"""There is no time."""
+WALL_CLOCK_SOURCE_CAMERA: WallClockSource.ValueType  # 1
+"""The source's own, as its RTCP sender reports tell it."""
+WALL_CLOCK_SOURCE_RECEIVED: WallClockSource.ValueType  # 2
+"""The server's, when the frame had arrived and was decoded: later than the picture by the time that took."""
+Global___WallClockSource: _TypeAlias = WallClockSource  # noqa: Y015
 
 class _ServingState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -242,23 +267,44 @@ class AnalyzeSourceRequest(_message.Message):
 
     URI_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
+    MAX_RECONNECTS_FIELD_NUMBER: _builtins.int
+    GIVE_UP_SECONDS_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
-    """file:///absolute/path under an allowed folder, or a network address the operator allows."""
+    """file:///absolute/path, http://, https://, rtsp:// or rtsps://; user:password@ before the host is sent to that host
+    alone and never logged.
+    """
+    max_reconnects: _builtins.int
+    """Attempts to connect again in one gap of a live source before the stream ends with UNAVAILABLE; 0: none, it ends with
+    the first gap. If unset, as many as fit into give_up_seconds.
+    """
+    give_up_seconds: _builtins.float
+    """Longest gap of a live source before the stream ends with UNAVAILABLE, in seconds, >= 0. The server has a limit of
+    its own, which holds where this is unset or longer.
+    """
     @_builtins.property
     def config(self) -> Global___AnalyzeConfig:
-        """How to analyse."""
+        """How to analyse. In a live source, times count from its first frame and go on through gaps."""
 
     def __init__(
         self,
         *,
         uri: _builtins.str = ...,
         config: Global___AnalyzeConfig | None = ...,
+        max_reconnects: _builtins.int | None = ...,
+        give_up_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_give_up_seconds", b"_give_up_seconds", "_max_reconnects", b"_max_reconnects", "config", b"config", "give_up_seconds", b"give_up_seconds", "max_reconnects", b"max_reconnects"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_give_up_seconds", b"_give_up_seconds", "_max_reconnects", b"_max_reconnects", "config", b"config", "give_up_seconds", b"give_up_seconds", "max_reconnects", b"max_reconnects", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__give_up_seconds: _TypeAlias = _typing.Literal["give_up_seconds"]  # noqa: Y015
+    _WhichOneofArgType__give_up_seconds: _TypeAlias = _typing.Literal["_give_up_seconds", b"_give_up_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__max_reconnects: _TypeAlias = _typing.Literal["max_reconnects"]  # noqa: Y015
+    _WhichOneofArgType__max_reconnects: _TypeAlias = _typing.Literal["_max_reconnects", b"_max_reconnects"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__give_up_seconds) -> _WhichOneofReturnType__give_up_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_reconnects) -> _WhichOneofReturnType__max_reconnects | None: ...
 
 Global___AnalyzeSourceRequest: _TypeAlias = AnalyzeSourceRequest  # noqa: Y015
 
@@ -271,6 +317,7 @@ class AnalyzeSourceResponse(_message.Message):
     STARTED_FIELD_NUMBER: _builtins.int
     FRAME_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___Started:
         """The video was recognised; first message only."""
@@ -283,22 +330,74 @@ class AnalyzeSourceResponse(_message.Message):
     def summary(self) -> Global___Summary:
         """Totals; last message only."""
 
+    @_builtins.property
+    def gap(self) -> Global___Gap:
+        """A live source broke off, an attempt to connect again failed, or its frames are back."""
+
     def __init__(
         self,
         *,
         started: Global___Started | None = ...,
         frame: Global___FrameResult | None = ...,
         summary: Global___Summary | None = ...,
+        gap: Global___Gap | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "gap", b"gap", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "gap", b"gap", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["started", "frame", "summary"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["started", "frame", "summary", "gap"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
 Global___AnalyzeSourceResponse: _TypeAlias = AnalyzeSourceResponse  # noqa: Y015
+
+@_typing.final
+class Gap(_message.Message):
+    """How far a gap in a live source has come. Sent when the source breaks off, after each failed attempt to connect again, and
+    when a frame has arrived again; frames before it come before it. After a gap frame_index goes on and time_seconds
+    has advanced by the length of the gap; pts may begin anew.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GAP_INDEX_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
+    BEGAN_FIELD_NUMBER: _builtins.int
+    gap_index: _builtins.int
+    """Position among the gaps of the stream, from 0."""
+    reason: _builtins.str
+    """Why the source broke off, or why the last attempt failed."""
+    seconds: _builtins.float
+    """How long it has lasted, in seconds, >= 0."""
+    attempts: _builtins.int
+    """Attempts to connect again so far, with the one that succeeded."""
+    resumed: _builtins.bool
+    """True if it is over. A stream that is given up ends with UNAVAILABLE instead."""
+    @_builtins.property
+    def began(self) -> _timestamp_pb2.Timestamp:
+        """When it began, by the server's clock."""
+
+    def __init__(
+        self,
+        *,
+        gap_index: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        attempts: _builtins.int = ...,
+        resumed: _builtins.bool = ...,
+        began: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["began", b"began"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "began", b"began", "gap_index", b"gap_index", "reason", b"reason", "resumed", b"resumed", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Gap: _TypeAlias = Gap  # noqa: Y015
 
 @_typing.final
 class Started(_message.Message):
@@ -373,6 +472,8 @@ class FrameResult(_message.Message):
     CLASSIFICATIONS_FIELD_NUMBER: _builtins.int
     TENSORS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    WALL_CLOCK_FIELD_NUMBER: _builtins.int
+    WALL_CLOCK_SOURCE_FIELD_NUMBER: _builtins.int
     frame_index: _builtins.int
     """Position among the decoded frames of the video, from 0; for AnalyzeFrames, position in the request."""
     pts: _builtins.int
@@ -389,6 +490,8 @@ class FrameResult(_message.Message):
     """Version that answered."""
     model_sha256: _builtins.str
     """SHA-256 of the file of the version that answered, 64 lower-case hexadecimal digits."""
+    wall_clock_source: Global___WallClockSource.ValueType
+    """Which clock wall_clock is of."""
     @_builtins.property
     def time_base(self) -> Global___Rational:
         """Unit of pts in seconds, as a fraction."""
@@ -409,6 +512,10 @@ class FrameResult(_message.Message):
     def timings(self) -> Global___Timings:
         """Where the time went."""
 
+    @_builtins.property
+    def wall_clock(self) -> _timestamp_pb2.Timestamp:
+        """When the picture was taken, for live sources; wall_clock_source says by which clock. Unset for files and uploads."""
+
     def __init__(
         self,
         *,
@@ -425,10 +532,12 @@ class FrameResult(_message.Message):
         classifications: _abc.Iterable[Global___Classification] | None = ...,
         tensors: _abc.Iterable[Global___Tensor] | None = ...,
         timings: Global___Timings | None = ...,
+        wall_clock: _timestamp_pb2.Timestamp | None = ...,
+        wall_clock_source: Global___WallClockSource.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_pts", b"_pts", "pts", b"pts", "time_base", b"time_base", "timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pts", b"_pts", "pts", b"pts", "time_base", b"time_base", "timings", b"timings", "wall_clock", b"wall_clock"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pts", b"_pts", "classifications", b"classifications", "detections", b"detections", "frame_index", b"frame_index", "height", b"height", "model_name", b"model_name", "model_sha256", b"model_sha256", "model_version", b"model_version", "pts", b"pts", "tensors", b"tensors", "time_base", b"time_base", "time_seconds", b"time_seconds", "timings", b"timings", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pts", b"_pts", "classifications", b"classifications", "detections", b"detections", "frame_index", b"frame_index", "height", b"height", "model_name", b"model_name", "model_sha256", b"model_sha256", "model_version", b"model_version", "pts", b"pts", "tensors", b"tensors", "time_base", b"time_base", "time_seconds", b"time_seconds", "timings", b"timings", "wall_clock", b"wall_clock", "wall_clock_source", b"wall_clock_source", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__pts: _TypeAlias = _typing.Literal["pts"]  # noqa: Y015
     _WhichOneofArgType__pts: _TypeAlias = _typing.Literal["_pts", b"_pts"]  # noqa: Y015
@@ -859,6 +968,8 @@ class Summary(_message.Message):
     FRAMES_PER_VERSION_FIELD_NUMBER: _builtins.int
     BYTES_RECEIVED_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    GAPS_FIELD_NUMBER: _builtins.int
+    GAP_SECONDS_FIELD_NUMBER: _builtins.int
     frames_decoded: _builtins.int
     """Frames decoded."""
     frames_analyzed: _builtins.int
@@ -871,6 +982,10 @@ class Summary(_message.Message):
     """Encoded bytes read."""
     truncated: _builtins.bool
     """True if the video ended in the middle of a frame or packet."""
+    gaps: _builtins.int
+    """Gaps in a live source; each was followed by frames."""
+    gap_seconds: _builtins.float
+    """How long they were together, in seconds."""
     @_builtins.property
     def frames_per_version(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Analysed frames for each version that answered."""
@@ -885,10 +1000,12 @@ class Summary(_message.Message):
         frames_per_version: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
         bytes_received: _builtins.int = ...,
         truncated: _builtins.bool = ...,
+        gaps: _builtins.int = ...,
+        gap_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_received", b"bytes_received", "corrupt_packets", b"corrupt_packets", "frames_analyzed", b"frames_analyzed", "frames_decoded", b"frames_decoded", "frames_dropped", b"frames_dropped", "frames_per_version", b"frames_per_version", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_received", b"bytes_received", "corrupt_packets", b"corrupt_packets", "frames_analyzed", b"frames_analyzed", "frames_decoded", b"frames_decoded", "frames_dropped", b"frames_dropped", "frames_per_version", b"frames_per_version", "gap_seconds", b"gap_seconds", "gaps", b"gaps", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1071,6 +1188,7 @@ class GetServingStateResponse(_message.Message):
     REGISTRY_CONNECTED_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     ACTIVE_STREAMS_FIELD_NUMBER: _builtins.int
+    CURRENT_TIMESTAMP_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """This server, as the registry's rollout names it."""
     registry: _builtins.str
@@ -1083,6 +1201,10 @@ class GetServingStateResponse(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedModel]:
         """What it serves, ordered by name."""
 
+    @_builtins.property
+    def current_timestamp(self) -> _timestamp_pb2.Timestamp:
+        """The server's clock, in UTC, when it answered."""
+
     def __init__(
         self,
         *,
@@ -1091,10 +1213,11 @@ class GetServingStateResponse(_message.Message):
         registry_connected: _builtins.bool = ...,
         models: _abc.Iterable[Global___ServedModel] | None = ...,
         active_streams: _builtins.int = ...,
+        current_timestamp: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["current_timestamp", b"current_timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "instance_id", b"instance_id", "models", b"models", "registry", b"registry", "registry_connected", b"registry_connected"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "current_timestamp", b"current_timestamp", "instance_id", b"instance_id", "models", b"models", "registry", b"registry", "registry_connected", b"registry_connected"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -78,8 +78,10 @@ class InferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AnalyzeSource(self, request, context):
-        """The same for a file under an allowed folder or a network source that the operator allows.
-        PERMISSION_DENIED: the source is not allowed.
+        """The same for a file under a folder that the operator allows, or for a network source on a host that the operator
+        allows; none is allowed by default. A live source that breaks off is connected to again, and each gap is reported.
+        PERMISSION_DENIED: the source is not allowed. NOT_FOUND: it is allowed but not there. FAILED_PRECONDITION: it refuses
+        us, for instance for want of a password. UNAVAILABLE: it cannot be reached, or stayed away for too long.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

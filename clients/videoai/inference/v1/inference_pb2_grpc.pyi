@@ -43,8 +43,10 @@ class InferenceServiceStub:
     then summary. Containers that keep their index at the end are spooled, within a limit, before decoding starts.
     """
     AnalyzeSource: _grpc.UnaryStreamMultiCallable[_inference_pb2.AnalyzeSourceRequest, _inference_pb2.AnalyzeSourceResponse]
-    """The same for a file under an allowed folder or a network source that the operator allows.
-    PERMISSION_DENIED: the source is not allowed.
+    """The same for a file under a folder that the operator allows, or for a network source on a host that the operator
+    allows; none is allowed by default. A live source that breaks off is connected to again, and each gap is reported.
+    PERMISSION_DENIED: the source is not allowed. NOT_FOUND: it is allowed but not there. FAILED_PRECONDITION: it refuses
+    us, for instance for want of a password. UNAVAILABLE: it cannot be reached, or stayed away for too long.
     """
     AnalyzeFrames: _grpc.UnaryUnaryMultiCallable[_inference_pb2.AnalyzeFramesRequest, _inference_pb2.AnalyzeFramesResponse]
     """Pictures in, one result for each in the same order; all are answered by one version."""
@@ -66,8 +68,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     then summary. Containers that keep their index at the end are spooled, within a limit, before decoding starts.
     """
     AnalyzeSource: _aio.UnaryStreamMultiCallable[_inference_pb2.AnalyzeSourceRequest, _inference_pb2.AnalyzeSourceResponse]  # type: ignore[assignment]
-    """The same for a file under an allowed folder or a network source that the operator allows.
-    PERMISSION_DENIED: the source is not allowed.
+    """The same for a file under a folder that the operator allows, or for a network source on a host that the operator
+    allows; none is allowed by default. A live source that breaks off is connected to again, and each gap is reported.
+    PERMISSION_DENIED: the source is not allowed. NOT_FOUND: it is allowed but not there. FAILED_PRECONDITION: it refuses
+    us, for instance for want of a password. UNAVAILABLE: it cannot be reached, or stayed away for too long.
     """
     AnalyzeFrames: _aio.UnaryUnaryMultiCallable[_inference_pb2.AnalyzeFramesRequest, _inference_pb2.AnalyzeFramesResponse]  # type: ignore[assignment]
     """Pictures in, one result for each in the same order; all are answered by one version."""
@@ -98,8 +102,10 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.AnalyzeSourceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.AnalyzeSourceResponse], _abc.AsyncIterator[_inference_pb2.AnalyzeSourceResponse]]:
-        """The same for a file under an allowed folder or a network source that the operator allows.
-        PERMISSION_DENIED: the source is not allowed.
+        """The same for a file under a folder that the operator allows, or for a network source on a host that the operator
+        allows; none is allowed by default. A live source that breaks off is connected to again, and each gap is reported.
+        PERMISSION_DENIED: the source is not allowed. NOT_FOUND: it is allowed but not there. FAILED_PRECONDITION: it refuses
+        us, for instance for want of a password. UNAVAILABLE: it cannot be reached, or stayed away for too long.
         """
 
     @_abc_1.abstractmethod

@@ -742,6 +742,7 @@ class GetRegistryStateResponse(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     WATCHERS_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    CURRENT_TIMESTAMP_FIELD_NUMBER: _builtins.int
     registry_uid: _builtins.str
     """The uid that revisions belong to; another one after an older copy was restored."""
     revision: _builtins.int
@@ -756,6 +757,10 @@ class GetRegistryStateResponse(_message.Message):
     """Why changes are refused at present: what is wrong with the stored registry, and where (file, line, column). Reads and
     watches go on from the last good state meanwhile. Empty if all is well.
     """
+    @_builtins.property
+    def current_timestamp(self) -> _timestamp_pb2.Timestamp:
+        """The server's clock, in UTC, when it answered: the one that all timestamps of the registry come from."""
+
     def __init__(
         self,
         *,
@@ -765,10 +770,11 @@ class GetRegistryStateResponse(_message.Message):
         versions: _builtins.int = ...,
         watchers: _builtins.int = ...,
         problem: _builtins.str = ...,
+        current_timestamp: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["current_timestamp", b"current_timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem", "registry_uid", b"registry_uid", "revision", b"revision", "storage", b"storage", "versions", b"versions", "watchers", b"watchers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_timestamp", b"current_timestamp", "problem", b"problem", "registry_uid", b"registry_uid", "revision", b"revision", "storage", b"storage", "versions", b"versions", "watchers", b"watchers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,107 @@
+"""Answers requests for tensors: the version that runs when a request comes answers all of it."""
+
+from __future__ import annotations
+
+from time import monotonic, perf_counter
+from typing import Any
+
+from videoai.open_inference.v2 import open_inference_pb2 as pb
+
+from inference_server.errors import DeadlinePassed, InvalidField, NotSupported, TimedOut, VersionNotRunning
+from inference_server.fair_queue import Turn
+from inference_server.serving import Lease, Running, ServedModels
+from inference_server.tensors.convert import read_call, write_response
+from inference_server.tensors.messages import InferRequest, InferResponse
+from inference_server.tensors.shared_memory import Regions
+from inference_server.tensors.statistics import AllStatistics, Timing
+
+MICROSECONDS = 1_000_000
+SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
+
+
+def lease(models: ServedModels, name: str, version: str) -> Lease:
+    """Hold the running version of a model. Raises ModelNotServed, ModelNotReady, VersionNotRunning, InvalidField."""
+    served = models.find(name)
+    wanted = read_version(version)
+    held = served.lease()
+    running = held.running.model.version.version
+    if wanted not in (None, running):
+        held.release()
+        raise VersionNotRunning(served.model_name, wanted, running)
+    return held
+
+
+def read_version(version: str) -> int | None:
+    """The version that a request names, None where it leaves it open. Raises InvalidField."""
+    if not version:
+        return None
+    if not (version.isascii() and version.isdigit() and len(version) < 11 and int(version) > 0):
+        raise InvalidField("version", f"a whole number of 1 or more, or nothing, got {version[:50]!r}")
+    return int(version)
+
+
+def read_turn(request: pb.ModelInferRequest, caller: str) -> Turn:
+    """When the parameters let a request have its turn. Raises InvalidField, NotSupported."""
+    for name in SEQUENCE:
+        if _value(request, name):
+            raise NotSupported(f"parameters: {name} is not supported: each request is answered by itself")
+    priority, timeout = (_whole(request, name) for name in ("priority", "timeout"))
+    # 1 is the highest, and requests that name none go with those that say 2.
+    return Turn(caller, 2 - priority if priority else 0, monotonic() + timeout / MICROSECONDS if timeout else None)
+
+
+class Calls:
+    """All requests for tensors."""
+
+    def __init__(self, models: ServedModels, regions: Regions) -> None:
+        self._models = models
+        self._regions = regions
+        self.statistics = AllStatistics()
+
+    async def answer(self, request: InferRequest, caller: str) -> InferResponse:
+        """Answer one request by one version; callers take turns. Raises what the domain raises."""
+        message = request.message
+        served = self._models.find(message.model_name)
+        with lease(self._models, message.model_name, message.model_version) as running:
+            started = perf_counter()
+            try:
+                response = await self._answer(request, running, caller, started)
+            except Exception:
+                self.statistics.of(running).failed(perf_counter() - started)
+                served.requests_failed += 1
+                raise
+            served.requests_answered += 1
+            return response
+
+    async def _answer(self, request: InferRequest, running: Running, caller: str, started: float) -> InferResponse:
+        turn = read_turn(request.message, caller)
+        call = read_call(request, running.model, self._regions)
+        read = perf_counter()
+        try:
+            answer = await running.batcher.submit_tensors(call.inputs, call.rows, outputs=call.outputs, turn=turn)
+        except DeadlinePassed as error:
+            raise TimedOut(str(error)) from None
+        ran = perf_counter()
+        response = write_response(request.message, running.model, call, answer.outputs)
+        done = perf_counter()
+        self.statistics.of(running).answered(
+            Timing(
+                call.rows, read - started, answer.queue_seconds, answer.inference_seconds, done - ran, done - started
+            )
+        )
+        return response
+
+
+def _whole(request: pb.ModelInferRequest, name: str) -> int:
+    value = _value(request, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidField(f"parameters[{name!r}]", f"a whole number of 0 or more, got {value!r}")
+    return value
+
+
+def _value(request: pb.ModelInferRequest, name: str) -> Any:
+    if name not in request.parameters:
+        return 0
+    parameter = request.parameters[name]
+    choice = parameter.WhichOneof("parameter_choice")
+    return getattr(parameter, choice) if choice else 0
