@@ -20,6 +20,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 SOURCES := clients inference_server registry_server server_kit tests
 
 PYTEST_ARGS ?=
+# Files of tests that run at a time; 0: all of them in one process, with their names as they run.
+WORKERS ?= 2
 COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
@@ -33,7 +35,7 @@ demo: $(SETUP) ## Run the pair on a video made for it: two servers, a hot swap, 
 
 .PHONY: test
 test: $(SETUP) ## Run all the tests (PYTEST_ARGS="tests/clients -x" for some of them)
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 # How often to kill, and what else to tell the harness: make test-crash N=200 CRASH_ARGS="--servers 2"
 N ?= 1000

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from videoai.cli.findings import exit_code, tell
-from videoai.cli.machine import variables
-from videoai.cli.output import print_json
 from videoai.environment import reject_unknown
 
-from inference_server import doctor, inspecting, settings
+from inference_server import settings
 from inference_server.engine import inspect
 from inference_server.server import inference_server
 from inference_server.service import ERROR_CODES, SERVICE
@@ -79,6 +76,11 @@ def inspect_command(
 
     --device goes before the command. Exits with 0 if the file would be served, with 1 if it would be refused.
     """
+    # What only a command needs would make every start of the server longer.
+    from videoai.cli.output import print_json
+
+    from inference_server import inspecting
+
     logs.configure("error", "console")
     found = inspect(file, attributes, device=context.obj.device if run else None)
     if as_json:
@@ -97,6 +99,12 @@ def doctor_command(context: click.Context, *, as_json: bool) -> None:
     --device goes before the command. May be run beside a server. Exits with 0 if nothing failed, with 1 otherwise.
     `videoai doctor` includes it.
     """
+    # What only a command needs would make every start of the server longer.
+    from videoai.cli.findings import exit_code, tell
+    from videoai.cli.machine import variables
+
+    from inference_server import doctor
+
     logs.configure("error", "console")
     found = [variables(doctor.TOPIC, main, (settings.PREFIX,)), *doctor.examine(context.obj)]
     tell(found, json=as_json)

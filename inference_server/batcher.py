@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from itertools import accumulate
 from threading import Lock
 from time import monotonic, perf_counter
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from inference_server.errors import DeadlinePassed, InvalidField, QueueFull
 from inference_server.fair_queue import FairQueue, Turn
 
 Arrays = Mapping[str, NDArray[Any]]
+Result = TypeVar("Result")
 
 MAX_QUEUE = 1024
 ANY_TURN = Turn()
@@ -62,7 +64,7 @@ class _Reading:
 
 
 @dataclass(slots=True, eq=False)
-class _Job:
+class Job(Generic[Result]):
     """Rows that go through the session together. `alike` is what jobs of one batch have in common."""
 
     inputs: Arrays
@@ -71,7 +73,7 @@ class _Job:
     outputs: Collection[str] | None
     reading: _Reading | None
     turn: Turn
-    answer: asyncio.Future[Any]
+    answer: asyncio.Future[Result]
     queued_at: float = field(default_factory=perf_counter)
 
     def wants(self, output: str) -> bool:
@@ -98,7 +100,7 @@ class Batcher:
         self._metrics = metrics.of_queue(model.version.model_name)
         self._frames_alike = _frames_alike(model)
         self._lock = Lock()  # of what follows
-        self._queue: FairQueue[_Job] = FairQueue()
+        self._queue: FairQueue[Job[Any]] = FairQueue()
         self._bounded_rows = 0
         self._stepping = False
 
@@ -115,11 +117,32 @@ class Batcher:
 
         `pixels` must stay as they are until this ends, also when it is cancelled. Raises QueueFull, DeadlinePassed.
         """
+        return await self.wait(self.ask(pixels, placement, options, include_outputs=include_outputs, turn=turn))
+
+    def ask(
+        self,
+        pixels: NDArray[Any],
+        placement: Placement,
+        options: Options,
+        *,
+        include_outputs: bool = False,
+        turn: Turn = ANY_TURN,
+    ) -> Job[Answer]:
+        """As `submit`, for who needs no task to wait in: `answer` of what this returns ends as `submit` does.
+
+        It must not be cancelled: to give it up, `withdraw` it. `pixels` must stay as they are until it is done.
+        """
         outputs = None if include_outputs else self._model.read_outputs
         reading = _Reading(placement, options, include_outputs)
         inputs = {self._model.frames_input: pixels[None]}
-        answer: Answer = await self._submit(inputs, 1, self._frames_alike, outputs, reading, turn)
-        return answer
+        return self._ask(inputs, 1, self._frames_alike, outputs, reading, turn)
+
+    def withdraw(self, job: Job[Any]) -> bool:
+        """Cancel the answer, unless the session has begun with it: then False, and its arrays are in use until then."""
+        if not self._remove(job):
+            return False
+        job.answer.cancel()
+        return True
 
     async def submit_tensors(
         self, inputs: Arrays, rows: int, *, outputs: Collection[str] | None = None, turn: Turn = ANY_TURN
@@ -136,10 +159,10 @@ class Batcher:
             raise InvalidField("inputs", f"at most {self._model.max_batch} rows for this server and model, got {rows}")
         else:
             alike = _alike(inputs)
-        answer: TensorAnswer = await self._submit(inputs, rows, alike, outputs, None, turn)
-        return answer
+        job: Job[TensorAnswer] = self._ask(inputs, rows, alike, outputs, None, turn)
+        return await self.wait(job)
 
-    async def _submit(
+    def _ask(
         self,
         inputs: Arrays,
         rows: int,
@@ -147,23 +170,24 @@ class Batcher:
         outputs: Collection[str] | None,
         reading: _Reading | None,
         turn: Turn,
-    ) -> Any:
-        job = _Job(inputs, rows, alike, outputs, reading, turn, self._loop.create_future())
+    ) -> Job[Any]:
+        job: Job[Any] = Job(inputs, rows, alike, outputs, reading, turn, self._loop.create_future())
         self._push(job)
-        late = None if turn.deadline is None else self._loop.call_at(turn.deadline, self._give_up, job)
+        if turn.deadline is not None:
+            late = self._loop.call_at(turn.deadline, self._give_up, job)
+            job.answer.add_done_callback(lambda _: late.cancel())
+        return job
+
+    async def wait(self, job: Job[Result]) -> Result:
+        """The answer; when cancelled, this ends only once the arrays are not in use any more."""
         try:
             return await asyncio.shield(job.answer)
         except asyncio.CancelledError:
-            if self._remove(job):
-                job.answer.cancel()
-            else:
+            if not self.withdraw(job):
                 await asyncio.wait((job.answer,))  # the session is reading the arrays
             raise
-        finally:
-            if late is not None:
-                late.cancel()
 
-    def _push(self, job: _Job) -> None:
+    def _push(self, job: Job[Any]) -> None:
         with self._lock:
             if job.turn.bounded and self._bounded_rows and self._bounded_rows + job.rows > self._max_queue:
                 self._metrics.rejected.inc()
@@ -175,19 +199,19 @@ class Batcher:
             self._stepping = True
         self._executor.submit(self._step)
 
-    def _remove(self, job: _Job) -> bool:
+    def _remove(self, job: Job[Any]) -> bool:
         with self._lock:
             was_there = self._queue.remove(job)
             if was_there:
                 self._count(job, -1)
         return was_there
 
-    def _give_up(self, job: _Job) -> None:
+    def _give_up(self, job: Job[Any]) -> None:
         if self._remove(job):
             self._metrics.expired.inc()
             job.answer.set_exception(DeadlinePassed(LATE))
 
-    def _count(self, job: _Job, sign: int) -> None:
+    def _count(self, job: Job[Any], sign: int) -> None:
         if job.turn.bounded:
             self._bounded_rows += sign * job.rows
         self._metrics.waiting.inc(sign * job.rows)
@@ -196,15 +220,13 @@ class Batcher:
         """Run the batch whose turn it is; in a thread of the executor. The next step begins while this one reads."""
         with self._turns:
             batch = self._take()
-            ran = batch.run(self._model)
+            batch.run(self._model)
         with self._lock:
             self._stepping = bool(self._queue.size)
             more = self._stepping
         if more:
             self._executor.submit(self._step)
-        settled = batch.read(self._model, ran, self._metrics)
-        del ran  # it holds the session's memory, which is to be free when the last caller has its answer
-        self._loop.call_soon_threadsafe(_settle, settled)
+        self._loop.call_soon_threadsafe(_settle, batch.read(self._model, self._metrics))
 
     def _take(self) -> _Batch:
         batch = _Batch(self._model.max_batch)
@@ -231,12 +253,13 @@ class _Batch:
     def __init__(self, most: int) -> None:
         self._room = most
         self._now = monotonic()
-        self._jobs: list[_Job] = []
-        self._late: list[_Job] = []
+        self._jobs: list[Job[Any]] = []
+        self._late: list[Job[Any]] = []
+        self._ran: list[tuple[Arrays | Exception, int]] = []  # each job's outputs, and its first row in them
         self._started = 0.0
         self._seconds = 0.0
 
-    def takes(self, job: _Job) -> bool | None:
+    def takes(self, job: Job[Any]) -> bool | None:
         """Add a job and return True; False if it does not go with the others, None if no more do."""
         if not self._room:
             return None
@@ -249,46 +272,48 @@ class _Batch:
         self._room = max(0, self._room - job.rows)
         return True
 
-    def run(self, model: LoadedModel) -> Arrays | Exception:
-        """The outputs of all jobs, one after the other; what went wrong is everybody's."""
+    def run(self, model: LoadedModel) -> None:
+        """Run all jobs together; if that fails, each alone, so that none fails for what another brought."""
         self._started = perf_counter()
-        if not self._jobs:
-            return {}
+        if self._jobs:
+            together = self._run(model, self._jobs)
+            failed = isinstance(together, Exception) and len(self._jobs) > 1
+            self._ran = [(self._run(model, [job]), 0) for job in self._jobs] if failed else self._shared(together)
+        self._seconds = perf_counter() - self._started
+
+    def _run(self, model: LoadedModel, jobs: Sequence[Job[Any]]) -> Arrays | Exception:
         try:
-            return model.run_rows([job.inputs for job in self._jobs], self._outputs())
+            return model.run_rows([job.inputs for job in jobs], _outputs(jobs))
         except Exception as error:  # noqa: BLE001 - raised again where the answers are awaited
             return error
-        finally:
-            self._seconds = perf_counter() - self._started
 
-    def read(self, model: LoadedModel, ran: Arrays | Exception, seen: metrics.OfQueue) -> list[tuple[_Job, Any]]:
-        """Each job with its answer, or with the exception that it ends with."""
+    def _shared(self, together: Arrays | Exception) -> list[tuple[Arrays | Exception, int]]:
+        firsts = accumulate((job.rows for job in self._jobs), initial=0)
+        return [(together, first) for first, _ in zip(firsts, self._jobs, strict=False)]
+
+    def read(self, model: LoadedModel, seen: metrics.OfQueue) -> list[tuple[Job[Any], Any]]:
+        """Each job with its answer, or with the exception that it ends with. What the session gave is let go of."""
         seen.ran(self._started, self._seconds, [(job.rows, job.queued_at) for job in self._jobs])
         seen.expired.inc(len(self._late))
-        settled: list[tuple[_Job, Any]] = [(job, DeadlinePassed(LATE)) for job in self._late]
-        first = 0
-        for job in self._jobs:
-            rows = slice(first, first + job.rows)
-            first += job.rows
-            settled.append((job, ran if isinstance(ran, Exception) else self._answer(model, job, ran, rows)))
-        return settled
+        ran, self._ran = self._ran, []
+        answers = [
+            outputs if isinstance(outputs, Exception) else self._answer(model, job, outputs, first)
+            for job, (outputs, first) in zip(self._jobs, ran, strict=True)
+        ]
+        return [*((job, DeadlinePassed(LATE)) for job in self._late), *zip(self._jobs, answers, strict=True)]
 
-    def _outputs(self) -> Collection[str] | None:
-        wanted: set[str] = set()
-        for job in self._jobs:
-            if job.outputs is None:
-                return None
-            wanted.update(job.outputs)
-        return wanted
-
-    def _answer(self, model: LoadedModel, job: _Job, ran: Arrays, rows: slice) -> Any:
+    def _answer(self, model: LoadedModel, job: Job[Any], ran: Arrays, first: int) -> Any:
         queued = self._started - job.queued_at
         if job.reading is None:
-            alone = len(self._jobs) == 1
-            outputs = {name: array if alone else array[rows] for name, array in ran.items() if job.wants(name)}
+            whole = model.batch is not None
+            outputs = {
+                name: array if whole else array[first : first + job.rows]
+                for name, array in ran.items()
+                if job.wants(name)
+            }
             return TensorAnswer(outputs, queued, self._seconds)
         started = perf_counter()
-        outputs = {name: array[rows.start] for name, array in ran.items()}
+        outputs = {name: array[first] for name, array in ran.items()}
         try:
             found = model.family.decode(outputs, job.reading.placement, job.reading.options)
         except Exception as error:  # noqa: BLE001 - of this frame alone; raised again where it is awaited
@@ -297,7 +322,16 @@ class _Batch:
         return Answer(found, kept, queued, self._seconds, perf_counter() - started)
 
 
-def _settle(settled: Sequence[tuple[_Job, Any]]) -> None:
+def _outputs(jobs: Sequence[Job[Any]]) -> Collection[str] | None:
+    wanted: set[str] = set()
+    for job in jobs:
+        if job.outputs is None:
+            return None
+        wanted.update(job.outputs)
+    return wanted
+
+
+def _settle(settled: Sequence[tuple[Job[Any], Any]]) -> None:
     for job, answer in settled:
         if isinstance(answer, Exception):
             job.answer.set_exception(answer)

@@ -27,6 +27,7 @@ InferenceError
     ├── UnsupportedVideo    a container, codec or pixel format that this server does not take
     ├── CorruptVideo        not a video, or so damaged that nothing of it decodes
     ├── InvalidPicture      a picture that does not decode or does not have the size it claims
+    ├── FrameNotFound       the frame to resume after is not in the video
     ├── VideoLimitExceeded  larger, longer or more deeply nested than this server allows
     └── DecoderFailed       the decoding process died or hung; the video may be to blame, the server goes on
 
@@ -179,6 +180,10 @@ class CorruptVideo(VideoError):
 
 class InvalidPicture(VideoError):
     """A picture that does not decode, or that does not have the size it claims."""
+
+
+class FrameNotFound(VideoError):
+    """The frame to resume after is not in the video; the message names its timestamp."""
 
 
 class VideoLimitExceeded(VideoError):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
 from typing import Any, Protocol
 
 from inference_server import metrics
+from inference_server.asking import Analysis, AnsweredFrame, Asking, Pending
 from inference_server.batcher import Answer
-from inference_server.detection import Options, place
 from inference_server.engine import LoadedModel
-from inference_server.errors import InvalidField, Overloaded, RawTensorsOnly, ShuttingDown, TensorsOnly
+from inference_server.errors import Overloaded, ShuttingDown
 from inference_server.fair_queue import Turn
-from inference_server.serving import Lease, Running, ServedModel, ServedModels
+from inference_server.outbox import Outbox
+from inference_server.serving import Lease, ServedModel, ServedModels
 from inference_server.sources import Gap, Patience, Source, SourceStream
 from inference_server.video import (
     DecodedStream,
@@ -25,40 +28,7 @@ from inference_server.video import (
     Target,
     VideoInfo,
     VideoSummary,
-    WallClock,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Analysis:
-    """What is asked of every frame.
-
-    `options` are the fields of `Options` that the caller chose; the version's own defaults stand for the others. With
-    `class_names` only those classes count; `include_tensors` says whether raw outputs are wanted.
-    """
-
-    options: Mapping[str, Any] = field(default_factory=dict)
-    class_names: tuple[str, ...] = ()
-    include_tensors: bool = False
-
-    def check(self, model: LoadedModel) -> None:
-        """Raise where the version cannot do what is asked. Asked of the version that runs when a call begins."""
-        unknown = sorted(set(self.class_names) - set(model.family.class_names))
-        if unknown:
-            known = ", ".join(model.family.class_names) or "none"
-            raise InvalidField("class_names", f"classes of {_name(model)} ({known}), got {', '.join(unknown)}")
-        if model.family.picture is None:
-            raise TensorsOnly(_name(model))
-        if model.family.name == "tensors" and not self.include_tensors:
-            raise RawTensorsOnly(_name(model))
-
-    def options_for(self, model: LoadedModel) -> Options:
-        """The options with the version's defaults and class ids; names that a later version lacks match nothing."""
-        options = replace(model.defaults, **self.options)
-        if not self.class_names:
-            return options
-        wanted = {index for index, name in enumerate(model.family.class_names) if name in self.class_names}
-        return replace(options, class_ids=frozenset(wanted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +40,6 @@ class StartedVideo:
 
 
 @dataclass(frozen=True, slots=True)
-class AnsweredFrame:
-    """One frame or picture and what `model` made of it."""
-
-    frame_index: int
-    pts: int | None
-    time_base: tuple[int, int]
-    time_seconds: float
-    width: int
-    height: int
-    decode_seconds: float
-    prepare_seconds: float
-    model: LoadedModel
-    answer: Answer
-    wall_clock: WallClock | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class FinishedVideo:
     """Totals of a video."""
 
@@ -94,7 +47,17 @@ class FinishedVideo:
     frames_per_version: Mapping[int, int]
 
 
-Event = StartedVideo | AnsweredFrame | Gap | FinishedVideo
+@dataclass(frozen=True, slots=True)
+class AnsweredFrames:
+    """One or several frames to be told of together, in order."""
+
+    frames: Sequence[AnsweredFrame]
+
+
+Event = StartedVideo | AnsweredFrames | Gap | FinishedVideo
+
+# Answers that wait to be sent while the memory of their frames is already free for the next ones.
+MAX_UNSENT = 64
 
 
 class Frames(Protocol):
@@ -124,7 +87,7 @@ class Pipeline:
         self, model_name: str, request: StreamRequest, analysis: Analysis, chunks: AsyncIterator[bytes]
     ) -> AsyncGenerator[Event, None]:
         """Decode `chunks` and answer the frames sampled, while more chunks come in."""
-        with self._admit(model_name, analysis) as stream:
+        with self._admit(model_name, analysis, latest=request.latest) as stream:
             async with (
                 await self._pool.open(request, stream.target) as decoded,
                 aclosing(stream.run(decoded, _upload(decoded, chunks))) as events,
@@ -136,7 +99,7 @@ class Pipeline:
         self, model_name: str, request: StreamRequest, analysis: Analysis, source: Source, patience: Patience
     ) -> AsyncGenerator[Event, None]:
         """The same for a source that this server reads by itself, over all gaps of a live one."""
-        with self._admit(model_name, analysis) as stream:
+        with self._admit(model_name, analysis, latest=request.latest) as stream:
             async with (
                 SourceStream(self._pool, source, request, stream.target, patience, stream.report) as decoded,
                 aclosing(stream.run(decoded)) as events,
@@ -145,14 +108,16 @@ class Pipeline:
                     yield event
 
     @contextmanager
-    def _admit(self, model_name: str, analysis: Analysis) -> Iterator[_Stream]:
+    def _admit(self, model_name: str, analysis: Analysis, *, latest: bool) -> Iterator[_Stream]:
         """A place for one more stream, and the version that runs now."""
         if len(self._streams) >= self._max_streams:
             raise Overloaded(f"max-streams: {self._max_streams} videos are being analysed, the limit of this server")
         served = self._models.find(model_name)
         with served.lease() as running:
             analysis.check(running.model)
-            stream = _Stream(served, running.lease(), analysis)
+            # Where only the newest frame counts, or an answer is as large as its frame, the caller sets the pace.
+            unsent = 0 if latest or analysis.include_tensors else MAX_UNSENT
+            stream = _Stream(served, running.lease(), analysis, unsent)
         self._streams.add(stream)
         metrics.STREAMS.inc()
         try:
@@ -170,8 +135,8 @@ class Pipeline:
         with served.lease() as running:
             analysis.check(running.model)
             async with self._pool.prepare_pictures(pictures, running.model.layout) as prepared:
-                turn = Turn(caller=object())
-                return await _all([_answer(served, running, analysis, frame, turn) for frame in prepared])
+                asking = Asking(served, running, analysis, Turn(caller=object()))
+                return await _all([asking.answer(frame) for frame in prepared])
 
     def stop(self) -> None:
         """End the streams that are still running: each gets the answers that are ready, then ShuttingDown."""
@@ -188,13 +153,14 @@ class _Stream:
     for, versions never go back, and a stream that stands still keeps no old version loaded.
     """
 
-    def __init__(self, served: ServedModel, lease: Lease, analysis: Analysis) -> None:
+    def __init__(self, served: ServedModel, lease: Lease, analysis: Analysis, max_unsent: int) -> None:
         self._served = served
         self._analysis = analysis
+        self._max_unsent = max_unsent
         self._leases = {0: lease}
         self._turn = Turn(caller=self, bounded=False)
-        self._ready: asyncio.Queue[StartedVideo | Gap | _Pending | Exception | None] = asyncio.Queue()
-        self._in_flight: set[asyncio.Task[AnsweredFrame]] = set()
+        self._asking = Asking(served, lease.running, analysis, self._turn)
+        self._outbox: Outbox[StartedVideo | Gap | Exception | _End, Pending] = Outbox(analysis.together)
         self._per_version: dict[int, int] = {}
 
     @property
@@ -205,11 +171,11 @@ class _Stream:
 
     def fail(self, error: Exception) -> None:
         """End the stream with `error`, after the answers that are already on their way."""
-        self._ready.put_nowait(error)
+        self._outbox.put(error)
 
     def report(self, gap: Gap) -> None:
         """Tell of a gap, after the answers that are already on their way."""
-        self._ready.put_nowait(gap)
+        self._outbox.put(gap)
 
     def release(self) -> None:
         for lease in self._leases.values():
@@ -220,23 +186,28 @@ class _Stream:
         parts = (*feeding, self._follow(decoded), self._read(decoded))
         tasks = [asyncio.create_task(self._guard(part)) for part in parts]
         try:
-            while (item := await self._ready.get()) is not None:
-                if isinstance(item, Exception):
-                    raise item
-                if isinstance(item, StartedVideo | Gap):
-                    yield item
-                    continue
-                answered = await item.answer
-                self._count(answered.model.version.version)
-                yield answered
-                item.frame.release()
+            while (taken := await self._outbox.take()) is not _END:
+                if isinstance(taken, Exception):
+                    raise taken
+                if isinstance(taken, StartedVideo | Gap):
+                    yield taken
+                elif isinstance(taken, list):
+                    yield AnsweredFrames([self._answered(pending) for pending in taken])
+                    for pending in taken:
+                        pending.frame.release()
             self._report(decoded.summary)
             yield FinishedVideo(decoded.summary, self._per_version)
         finally:
-            for task in (*tasks, *self._in_flight):
+            for task in tasks:
                 task.cancel()
-            # Frames are views of memory that goes with the decoder: wait for the session to be done with them.
-            await asyncio.gather(*tasks, *self._in_flight, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._give_up()
+
+    async def _give_up(self) -> None:
+        """Take back what is still to be answered."""
+        begun = [pending.answer for pending in self._outbox.unanswered() if not pending.withdraw()]
+        if begun:  # frames are views of memory that goes with the decoder: wait for the session to be done with them
+            await asyncio.wait(begun)
 
     async def _guard(self, part: Any) -> None:
         try:
@@ -258,68 +229,48 @@ class _Stream:
     async def _read(self, decoded: Frames) -> None:
         """Send every frame to its version once it is prepared; the decoder's slots bound how many are on the way."""
         info = await decoded.started()
-        self._ready.put_nowait(StartedVideo(info, self._leases[max(self._leases)].running.model))
+        self._outbox.put(StartedVideo(info, self._leases[max(self._leases)].running.model))
         async for frame in decoded:
             lease = self._leases[frame.target.generation].running.lease()
-            task = asyncio.create_task(_answer(self._served, lease.running, self._analysis, frame, self._turn))
-            task.add_done_callback(lambda _, lease=lease: lease.release())  # type: ignore[misc]
-            self._in_flight.add(task)
-            task.add_done_callback(self._in_flight.discard)
-            self._ready.put_nowait(_Pending(frame, task))
-        self._ready.put_nowait(None)
+            if lease.running is not self._asking.running:
+                self._asking = Asking(self._served, lease.running, self._analysis, self._turn)
+            pending = Pending(frame, lease, self._asking, self._asking.ask(frame))
+            pending.answer.add_done_callback(partial(self._settle, pending))
+            self._outbox.expect(pending)
+        self._outbox.put(_END)
 
-    def _count(self, version: int) -> None:
+    def _settle(self, pending: Pending, answer: asyncio.Future[Answer]) -> None:
+        """The session is done with a frame: its version may go, and its memory unless too many answers wait already."""
+        pending.lease.release()
+        if not answer.cancelled():
+            pending.asking.count(failed=answer.exception() is not None)
+        if len(self._outbox) <= self._max_unsent:
+            pending.frame.release()
+
+    def _answered(self, pending: Pending) -> AnsweredFrame:
+        version = pending.asking.model.version.version
+        answered = pending.asking.answered(pending.frame, pending.answer.result())
         self._per_version[version] = self._per_version.get(version, 0) + 1
+        return answered
 
     def _report(self, summary: VideoSummary) -> None:
         metrics.FRAMES_DROPPED.labels(self._served.model_name).inc(summary.frames_dropped)
         metrics.CORRUPT_PACKETS.labels(self._served.model_name).inc(summary.corrupt_packets)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    frame: PreparedFrame
-    answer: asyncio.Task[AnsweredFrame]
+class _End(Enum):
+    """After the last frame."""
+
+    END = "end"
+
+
+_END = _End.END
 
 
 async def _upload(decoded: DecodedStream, chunks: AsyncIterator[bytes]) -> None:
     async for chunk in chunks:
         await decoded.feed(chunk)
     await decoded.end_of_input()
-
-
-async def _answer(
-    served: ServedModel, running: Running, analysis: Analysis, frame: PreparedFrame, turn: Turn
-) -> AnsweredFrame:
-    model = running.model
-    placement = place(model.layout, frame.width, frame.height)
-    try:
-        answer = await running.batcher.submit(
-            frame.pixels,
-            placement,
-            analysis.options_for(model),
-            include_outputs=analysis.include_tensors,
-            turn=turn,
-        )
-    except Exception:
-        served.frames_failed += 1
-        metrics.FRAMES_FAILED.labels(served.model_name).inc()
-        raise
-    served.frames_answered += 1
-    metrics.FRAMES_ANSWERED.labels(served.model_name, model.version.version).inc()
-    return AnsweredFrame(
-        frame.frame_index,
-        frame.pts,
-        frame.time_base,
-        frame.time_seconds,
-        frame.width,
-        frame.height,
-        frame.decode_seconds,
-        frame.prepare_seconds,
-        model,
-        answer,
-        frame.wall_clock,
-    )
 
 
 async def _all(answers: Sequence[Any]) -> list[AnsweredFrame]:
@@ -329,7 +280,3 @@ async def _all(answers: Sequence[Any]) -> list[AnsweredFrame]:
         if isinstance(item, BaseException):
             raise item
     return [item for item in done if not isinstance(item, BaseException)]
-
-
-def _name(model: LoadedModel) -> str:
-    return f"{model.version.model_name} version {model.version.version}"

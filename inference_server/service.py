@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import grpc
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from videoai.inference.v1 import inference_pb2 as pb
 from videoai.inference.v1 import inference_pb2_grpc
 
+from inference_server.asking import Analysis, AnsweredFrame
 from inference_server.detection import Classes, Detections, Options
 from inference_server.errors import (
     CorruptVideo,
     DeadlinePassed,
     DecoderFailed,
+    FrameNotFound,
     InferenceFailed,
     InvalidField,
     InvalidPicture,
@@ -42,10 +44,17 @@ from inference_server.errors import (
     VersionNotRunning,
     VideoLimitExceeded,
 )
-from inference_server.pipeline import Analysis, AnsweredFrame, Event, FinishedVideo, Pipeline, StartedVideo
+from inference_server.pipeline import (
+    AnsweredFrames,
+    Event,
+    FinishedVideo,
+    Pipeline,
+    StartedVideo,
+)
 from inference_server.serving import ServedModel, ServedModels
 from inference_server.sources import Gap, Patience, SourcePolicy
 from inference_server.video import EncodedPicture, Picture, RawPicture, StreamRequest
+from inference_server.video.values import MAX_FRAMES_PER_SECOND
 
 SERVICE = pb.DESCRIPTOR.services_by_name["InferenceService"].full_name
 
@@ -54,6 +63,7 @@ ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
     InvalidPicture: grpc.StatusCode.INVALID_ARGUMENT,
     UnsupportedVideo: grpc.StatusCode.INVALID_ARGUMENT,
     CorruptVideo: grpc.StatusCode.INVALID_ARGUMENT,
+    FrameNotFound: grpc.StatusCode.INVALID_ARGUMENT,
     VideoLimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     RegionUnknown: grpc.StatusCode.NOT_FOUND,
     RegionExists: grpc.StatusCode.ALREADY_EXISTS,
@@ -77,6 +87,7 @@ ERROR_CODES: Mapping[type[Exception], grpc.StatusCode] = {
 }
 
 MAX_PICTURES = 64
+MAX_TOGETHER = 64
 _LAST_SECOND = 253_402_300_799.0  # of the year 9999
 OPTIONS: tuple[Literal["confidence_threshold", "iou_threshold", "max_detections"], ...] = (
     "confidence_threshold",
@@ -95,6 +106,7 @@ class Identity:
     instance_id: str
     registry: str
     registry_connected: Callable[[], bool]
+    services: tuple[str, ...]
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
@@ -111,7 +123,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> AsyncIterator[pb.AnalyzeVideoResponse]:
         config = await _config(request_iterator)
         events = self._pipeline.analyze_video(
-            config.model_name, _stream_request(config), _analysis(config), _chunks(request_iterator)
+            config.model_name, _stream_request(config), _video_analysis(config), _chunks(request_iterator)
         )
         async with aclosing(events):
             async for event in events:
@@ -121,9 +133,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: pb.AnalyzeSourceRequest, context: Context
     ) -> AsyncIterator[pb.AnalyzeSourceResponse]:
         config, source = request.config, self._sources.source(request.uri)
+        if source.live and config.HasField("resume_after_pts"):
+            raise InvalidField("resume_after_pts", "none, since the frames of a live source do not come again")
         patience = _patience(request, self._sources.give_up_seconds)
         events = self._pipeline.analyze_source(
-            config.model_name, _stream_request(config), _analysis(config), source, patience
+            config.model_name, _stream_request(config), _video_analysis(config), source, patience
         )
         async with aclosing(events):
             async for event in events:
@@ -143,6 +157,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             registry_connected=self._identity.registry_connected(),
             models=[_served(model) for model in self._models],
             active_streams=self._pipeline.active_streams,
+            services=self._identity.services,
             current_timestamp=_now(),
         )
 
@@ -173,8 +188,10 @@ def _stream_request(config: pb.AnalyzeConfig) -> StreamRequest:
     sampling = config.WhichOneof("sampling")
     if sampling == "stride" and config.stride < 1:
         raise InvalidField("stride", f"1 or more, got {config.stride}")
-    if sampling == "frames_per_second" and not (0 < config.frames_per_second < math.inf):
-        raise InvalidField("frames_per_second", f"more than 0, got {config.frames_per_second}")
+    if sampling == "frames_per_second" and not (0 < config.frames_per_second <= MAX_FRAMES_PER_SECOND):
+        raise InvalidField(
+            "frames_per_second", f"more than 0, at most {MAX_FRAMES_PER_SECOND}, got {config.frames_per_second}"
+        )
     if not 0 <= config.start_seconds < math.inf:
         raise InvalidField("start_seconds", f"0 or more, got {config.start_seconds}")
     end = config.end_seconds if config.HasField("end_seconds") else None
@@ -189,6 +206,7 @@ def _stream_request(config: pb.AnalyzeConfig) -> StreamRequest:
         end_seconds=end,
         max_frames=config.max_frames,
         latest=config.delivery == pb.DELIVERY_LATEST,
+        resume_after_pts=config.resume_after_pts if config.HasField("resume_after_pts") else None,
     )
 
 
@@ -203,6 +221,10 @@ def _analysis(request: pb.AnalyzeConfig | pb.AnalyzeFramesRequest) -> Analysis:
     chosen: dict[str, Any] = {field: getattr(request, field) for field in OPTIONS if request.HasField(field)}
     Options(**chosen)  # raises InvalidField before anything is decoded
     return Analysis(chosen, tuple(request.class_names), request.include_tensors)
+
+
+def _video_analysis(config: pb.AnalyzeConfig) -> Analysis:
+    return replace(_analysis(config), together=min(max(1, config.max_frames_per_response), MAX_TOGETHER))
 
 
 def _picture(index: int, picture: pb.Picture) -> Picture:
@@ -225,8 +247,10 @@ def _result(event: Event) -> dict[str, Any]:
     match event:
         case StartedVideo():
             return {"started": _started(event)}
-        case AnsweredFrame():
-            return {"frame": _frame(event)}
+        case AnsweredFrames([frame]):
+            return {"frame": _frame(frame)}
+        case AnsweredFrames(frames):
+            return {"frames": pb.FrameResults(frames=[_frame(frame) for frame in frames])}
         case Gap():
             return {"gap": _gap(event)}
         case FinishedVideo():
@@ -368,6 +392,8 @@ def _served(model: ServedModel) -> pb.ServedModel:
         last_error=model.last_error,
         frames_answered=model.frames_answered,
         frames_failed=model.frames_failed,
+        requests_answered=model.requests_answered,
+        requests_failed=model.requests_failed,
         swaps=model.swaps,
         cleared=model.cleared,
     )

@@ -29,10 +29,13 @@ class Settings:
     registry: str
     models: tuple[str, ...]
     device: str
+    gpu_memory_limit: int | None
     instance_id: str
     state_file: Path
     cache_folder: Path
     max_cache_bytes: int
+    prepared_folder: Path
+    max_prepared_bytes: int
     fail_without_model: bool
     unload_cleared: bool
     max_streams: int
@@ -81,6 +84,13 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Where sessions run. cuda refuses to start where they would not; auto takes CUDA where it works.",
         ),
         _option(
+            "--gpu-memory-limit",
+            type=click.IntRange(1),
+            metavar="BYTES",
+            help="Most bytes of the device's memory for each loaded version, two of which are there during a swap."
+            " [default: as much as there is]",
+        ),
+        _option(
             "--instance-id", help="Name of this server in rollouts; unique. [default: host name and a random part]"
         ),
         _option(
@@ -101,6 +111,19 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=10 * 2**30,
             show_default=True,
             help="Most bytes of model files to keep there; 0 fetches nothing.",
+        ),
+        _option(
+            "--prepared-folder",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Where optimised models are kept, so that loading the same file again is quick; several servers may"
+            " share it. [default: prepared-models beside the state file]",
+        ),
+        _option(
+            "--max-prepared-bytes",
+            type=click.IntRange(0),
+            default=2 * 2**30,
+            show_default=True,
+            help="Most bytes of optimised models to keep there; 0 keeps none.",
         ),
         _option("--fail-without-model", is_flag=True, help="Exit if the registry has no version in production."),
         _option(
@@ -159,6 +182,7 @@ def settings(
     instance_id: str | None,
     state_file: Path | None,
     cache_folder: Path | None,
+    prepared_folder: Path | None,
     **rest: Any,
 ) -> Settings:
     """The settings that the flags and the environment give."""
@@ -171,6 +195,7 @@ def settings(
         instance_id=instance_id or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
         state_file=state_file,
         cache_folder=cache_folder or state_file.parent / "model-cache",
+        prepared_folder=prepared_folder or state_file.parent / "prepared-models",
         **rest,
     )
 

@@ -6,11 +6,9 @@ from functools import partial
 from typing import Any
 
 import click
-from videoai.cli.findings import exit_code, tell
-from videoai.cli.machine import variables
 from videoai.environment import reject_unknown
 
-from registry_server import doctor, settings
+from registry_server import settings
 from registry_server.edit import edit
 from registry_server.errors import RegistryError
 from registry_server.json_storage import JsonFileStorage
@@ -106,6 +104,12 @@ def doctor_command(context: click.Context, *, as_json: bool) -> None:
 
     May be run beside a server. Exits with 0 if nothing failed, with 1 otherwise. `videoai doctor` includes it.
     """
+    # What only a command needs would make every start of the server longer.
+    from videoai.cli.findings import exit_code, tell
+    from videoai.cli.machine import variables
+
+    from registry_server import doctor
+
     logs.configure("error", "console")
     found = [variables(doctor.TOPIC, main, (settings.PREFIX,)), *doctor.examine(context.obj)]
     tell(found, json=as_json)

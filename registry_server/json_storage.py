@@ -57,7 +57,8 @@ class JsonFileStorage:
     """`Storage` over a JSON file; see docs/registry-file.md. A file that does not exist yet is an empty catalog."""
 
     def __init__(self, path: Path, *, lock_timeout_seconds: float = 5.0, files: Files | None = None) -> None:
-        self._path = path
+        # A link to the file is followed: replacing the link would leave the file that a person meant as it was.
+        self._path = path = Path(os.path.realpath(path))
         self._temporary = path.with_name(f".{path.name}.tmp")
         self._timeout = lock_timeout_seconds
         self._files = files or Files()

@@ -40,12 +40,15 @@ class State:
     past: frozenset[str] = frozenset()
 
 
-def first(source: Catalog) -> State:
+def first(source: Catalog, now: datetime) -> State:
     """The state to begin with when the server starts."""
     stamp = read_stamp(source)
     if stamp is not None and stamp.intact:
         return State(stamp.registry_uid, stamp.revision, source, source)
-    return _new_uid(source, stamp)
+    state = _new_uid(source, stamp)
+    if records := list(_unrecorded_at_start(source, state.revision, now)):
+        return replace(state, catalog=source.with_history(history.extend(source.history, records)))
+    return state
 
 
 def follow(state: State, source: Catalog, now: datetime) -> State:
@@ -54,7 +57,7 @@ def follow(state: State, source: Catalog, now: datetime) -> State:
         return state
     stamp, seen = read_stamp(source), read_stamp(state.source)
     if stamp is not None and stamp.registry_uid != state.registry_uid:
-        return _other(state, source, stamp)
+        return _other(state, source, stamp, now)
     if stamp is None or (not stamp.intact and stamp.revision == (seen.revision if seen else None)):
         return _edited(state, source, state.revision + 1, now)
     if stamp.revision <= state.revision:  # an older copy was put back
@@ -92,9 +95,9 @@ def read_stamp(catalog: Catalog) -> Stamp | None:
     return Stamp(uid, revision, raw.get("digest") == catalog.content_digest)
 
 
-def _other(state: State, source: Catalog, stamp: Stamp) -> State:
+def _other(state: State, source: Catalog, stamp: Stamp, now: datetime) -> State:
     """The file tells of another uid: that of another server over the same folder, or of a copy put back."""
-    return _leave(state, _new_uid(source, stamp) if stamp.registry_uid in state.past else first(source))
+    return _leave(state, _new_uid(source, stamp) if stamp.registry_uid in state.past else first(source, now))
 
 
 def _leave(old: State, new: State) -> State:
@@ -119,6 +122,15 @@ def _unrecorded(old: Catalog, new: Catalog, revision: int, now: datetime) -> Ite
         last = newest.get(name)
         if before != after and (last is None or last.version != after):
             yield history.activation(name, before, after, moment=now, revision=revision, edited=True)
+
+
+def _unrecorded_at_start(source: Catalog, revision: int, now: datetime) -> Iterator[history.Activation]:
+    """What an edit did to production that nobody has written down yet, as the last record of each model shows."""
+    for name, last in history.newest(source.history).items():
+        entry = source.in_production.get(name)
+        version = entry.version if entry else 0
+        if version != last.version:
+            yield history.activation(name, last.version, version, moment=now, revision=revision, edited=True)
 
 
 def _new_uid(source: Catalog, stamp: Stamp | None) -> State:

@@ -280,7 +280,7 @@ async def open_registry(storage: Storage, artifacts: Artifacts) -> AsyncIterator
 
 def _load_first(storage: Storage) -> State:
     storage.recover()
-    return lineage.first(storage.load())
+    return lineage.first(storage.load(), datetime.now(UTC))
 
 
 def _apply(state: State, apply: Apply) -> tuple[State, Result | Exception, str]:

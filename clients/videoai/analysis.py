@@ -11,6 +11,8 @@ from videoai import errors
 from videoai.channels import CHUNK_BYTES
 from videoai.inference.v1 import inference_pb2
 
+MAX_FRAMES_PER_RESPONSE = 16
+
 Response = inference_pb2.AnalyzeVideoResponse
 Request = inference_pb2.AnalyzeVideoRequest
 
@@ -34,6 +36,8 @@ class VideoOptions(FrameOptions, total=False):
     end_seconds: float  # leave out frames at or after, > start_seconds
     max_frames: int  # stop after so many; 0 = no limit
     delivery: inference_pb2.Delivery.ValueType
+    resume_after_pts: int  # go on after the frame with this pts, that of the last result of an analysis that broke off
+    max_frames_per_response: int  # so many may come together; 1 = each as soon as it can; 16 by default
 
 
 class PixelArray(Protocol):
@@ -63,16 +67,18 @@ class Progress:
         self.started: inference_pb2.Started | None = None
         self.summary: inference_pb2.Summary | None = None
 
-    def take(self, response: Response) -> inference_pb2.FrameResult | None:
-        """Return the frame that `response` carries; keep anything else."""
+    def take(self, response: Response) -> Sequence[inference_pb2.FrameResult]:
+        """Return the frames that `response` carries; keep anything else."""
         match response.WhichOneof("result"):
             case "frame":
-                return response.frame
+                return (response.frame,)
+            case "frames":
+                return response.frames.frames
             case "started":
                 self.started = response.started
             case "summary":
                 self.summary = response.summary
-        return None
+        return ()
 
     def check_complete(self) -> None:
         if self.summary is None:
@@ -104,6 +110,7 @@ def video_config(model_name: str, options: VideoOptions) -> Request:
     """Return the first message of an upload."""
     if "stride" in options and "frames_per_second" in options:
         raise ValueError("stride, frames_per_second: expected at most one of them, got both")
+    options = {"max_frames_per_response": MAX_FRAMES_PER_RESPONSE, **options}
     return Request(config=inference_pb2.AnalyzeConfig(model_name=model_name, **options))
 
 

@@ -3,6 +3,8 @@
 from inference_server.engine.device import Device, choose_device
 from inference_server.engine.graph import ModelVersion
 from inference_server.engine.inspection import Inspection, inspect
-from inference_server.engine.model import LoadedModel, load
+from inference_server.engine.loading import load
+from inference_server.engine.model import LoadedModel
+from inference_server.engine.prepared import PreparedModels
 
-__all__ = ["Device", "Inspection", "LoadedModel", "ModelVersion", "choose_device", "inspect", "load"]
+__all__ = ["Device", "Inspection", "LoadedModel", "ModelVersion", "PreparedModels", "choose_device", "inspect", "load"]

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import onnxruntime  # type: ignore[import-untyped]
 import structlog
 from onnx import TensorProto, helper
 
-from inference_server.engine.session import ORT_ERRORS, Session, create_session, explain
+from inference_server.engine.session import ORT_ERRORS, Session, SessionPlan, create_session, explain
 from inference_server.errors import DeviceUnavailable
 
 log = structlog.get_logger(__name__)
@@ -22,15 +22,18 @@ log = structlog.get_logger(__name__)
 CUDA_PROVIDER = "CUDAExecutionProvider"
 CPU_PROVIDER = "CPUExecutionProvider"
 
+PLAN = SessionPlan()
 SESSION_ERRORS: tuple[type[Exception], ...] = (DeviceUnavailable, *ORT_ERRORS)
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device that sessions run on: the CPU, or the CUDA device `index`."""
+    """A device that sessions run on: the CPU, or the CUDA device `index`, of whose memory each session may take
+    `memory_limit` bytes (all there are if None)."""
 
     kind: str
     index: int = 0
+    memory_limit: int | None = None
 
     def __str__(self) -> str:
         return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
@@ -48,33 +51,36 @@ class Device:
             return [cpu]
         # An exhaustive search for convolutions takes seconds for each new shape; the arena need not double.
         options = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+        if self.memory_limit is not None:
+            options["gpu_mem_limit"] = str(self.memory_limit)
         return [(CUDA_PROVIDER, {"device_id": str(self.index), **options}), cpu]
 
 
-def open_session(model: bytes, device: Device) -> Session:
+def open_session(model: bytes, device: Device, plan: SessionPlan = PLAN) -> Session:
     """A session that really runs on `device`. Raises one of SESSION_ERRORS; DeviceUnavailable if it runs elsewhere."""
-    session = create_session(model, device.providers, on_cpu=device.kind == "cpu")
+    session = create_session(model, device.providers, on_cpu=device.kind == "cpu", plan=plan)
     if session.get_providers()[0] != device.provider:
         raise DeviceUnavailable(f"a session asked for {device.provider} came up on {session.get_providers()[0]}")
     return session
 
 
-def choose_device(wanted: str) -> Device:
+def choose_device(wanted: str, memory_limit: int | None = None) -> Device:
     """The device for `wanted`: cpu, cuda, cuda:N, or auto, which takes CUDA where it works and says what it took.
+    `memory_limit` is of each session on CUDA, in bytes.
 
     Raises DeviceUnavailable, with what is missing, where a session does not really run on the device asked for.
     """
     if wanted == "auto":
-        return _choose_automatically()
-    device = _parse(wanted)
+        return _choose_automatically(memory_limit)
+    device = replace(_parse(wanted), memory_limit=memory_limit)
     if device.kind == "cuda":
         _probe_cuda(device)
     log.info("device chosen", device=str(device), provider=device.provider, why="asked for")
     return device
 
 
-def _choose_automatically() -> Device:
-    cuda = Device("cuda")
+def _choose_automatically(memory_limit: int | None) -> Device:
+    cuda = Device("cuda", memory_limit=memory_limit)
     try:
         _probe_cuda(cuda)
     except DeviceUnavailable as error:

@@ -40,8 +40,7 @@ def read_model(version: ModelVersion) -> tuple[ModelProto, str]:
 
     Raises ModelRefused.
     """
-    payload = _read(version.path)
-    sha256 = hashlib.sha256(payload).hexdigest()
+    payload, sha256 = read_file(version.path)
     try:
         model = ModelProto.FromString(payload)
     except DecodeError:
@@ -57,6 +56,12 @@ def read_model(version: ModelVersion) -> tuple[ModelProto, str]:
     _check_digest(version, sha256, files)
     _check(model, version.path)
     return model, sha256
+
+
+def read_file(path: Path) -> tuple[bytes, str]:
+    """What the model's own file holds, and its SHA-256. Raises ModelRefused."""
+    payload = _read(path)
+    return payload, hashlib.sha256(payload).hexdigest()
 
 
 def _check_digest(version: ModelVersion, sha256: str, files: int = 1) -> None:

@@ -13,7 +13,7 @@ from onnx import ModelProto
 from inference_server.detection import Candidate, Description, Family, GraphSignature, choose, consider, read_settings
 from inference_server.engine.device import choose_device
 from inference_server.engine.graph import ModelVersion, opset_of, read_model, signature_of
-from inference_server.engine.model import load
+from inference_server.engine.loading import load
 from inference_server.errors import DeviceUnavailable, ModelRefused
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from inference_server.detection import Family, Layout, Options, place, read_settings, recognise
-from inference_server.engine.device import SESSION_ERRORS, Device, open_session
-from inference_server.engine.graph import ModelVersion, read_model, signature_of
-from inference_server.engine.preprocessing import compose
+from inference_server.detection import Family, Layout, Options, place
+from inference_server.engine.binding import BoundSession, can_be_bound
+from inference_server.engine.device import Device
+from inference_server.engine.graph import ModelVersion
 from inference_server.engine.session import ORT_ERRORS, Session, explain, release_free_memory
-from inference_server.engine.tensors import Ports, ports_of, samples, widen_bfloat16
+from inference_server.engine.tensors import Ports, samples
 from inference_server.errors import InferenceFailed, ModelRefused, TensorsOnly
 
 log = structlog.get_logger(__name__)
@@ -51,6 +50,8 @@ class LoadedModel:
         self.device = str(device)
         self.provider: str = session.get_providers()[0]
         self.max_batch = max_batch
+        self._sizes = [] if device.kind == "cpu" else [1, *_larger_sizes(max_batch)]  # of batches, where it matters
+        self._bound = None if device.kind == "cpu" else BoundSession(session, device.kind, device.index)
         self.ports = ports
         self._session: Session | None = session
         self.batch = 1 if family.picture is None else family.picture.batch
@@ -91,21 +92,23 @@ class LoadedModel:
 
         Each part has the same inputs, and as many rows of one as of the other; a single one is passed on where it lies.
         A batch that is fixed is filled up, and what is more than the rows asked for is to be ignored. The arrays keep
-        all memory of the session. Inputs are as `ports` says; bfloat16 is float32 here, text `str`. Raises RuntimeError
-        after `close`, InvalidField for other inputs, InferenceFailed where the model does not run with them.
+        all memory of the session. Inputs must be as `ports.check` wants them; bfloat16 is float32 here, text `str`.
+        Raises RuntimeError after `close`, InferenceFailed where the model does not run with them.
         """
         return self._run(self._join(parts), self._outputs if names is None else [*names])
 
     def close(self) -> None:
         """Free the session once no run uses it any more, and give its memory back to the system."""
-        self._session = None
+        self._session = self._bound = None
         release_free_memory()
 
     def rehearse(self) -> None:
-        """Run every batch size that will be run, and look at what comes out. Raises ModelRefused.
+        """Run batches of every size that the device prepares for, and look at what comes out. Raises ModelRefused.
 
-        A model that declares any batch size and yet fails for several frames runs them one by one. One that takes no
-        pictures is run with ones and zeros, and must take them unless its file leaves dimensions open.
+        On CUDA these are all that will be run. On the CPU nothing is prepared for a size, so one frame and two show
+        what there is to see. A model that declares any batch size and yet fails for several frames runs them one by
+        one. One that takes no pictures is run with ones and zeros, and must take them unless its file leaves dimensions
+        open.
         """
         if self.family.picture is None:
             self._rehearse_tensors()
@@ -115,14 +118,17 @@ class LoadedModel:
             return
         self._rehearse(1)
         proven = 1
-        for size in _larger_sizes(self.max_batch):
+        for size in self._sizes[1:] or _larger_sizes(min(2, self.max_batch)):
             try:
                 self._rehearse(size)
             except ModelRefused as error:
-                log.warning("batches limited", max_batch=proven, reason=str(error), **_names(self.version))
+                log.warning("batches limited", max_batch=proven, reason=str(error), **names(self.version))
                 break
             proven = size
+        else:
+            return
         self.max_batch = proven
+        self._sizes = [size for size in self._sizes if size <= proven]
 
     def _rehearse(self, size: int) -> None:
         layout = self.layout
@@ -147,53 +153,32 @@ class LoadedModel:
         except InferenceFailed as error:
             if all(spec.shape is not None and None not in spec.shape for spec in self.ports.inputs):
                 raise ModelRefused(f"the model does not run: {error}") from error
-            log.warning("not rehearsed", reason=str(error), **_names(self.version))
+            log.warning("not rehearsed", reason=str(error), **names(self.version))
 
     def _run(self, inputs: Arrays, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         session = self._session
         if session is None:
             raise RuntimeError("the model is closed")
         feeds = self.ports.feed(inputs)
+        bound = self._bound if can_be_bound(feeds) else None
         try:
-            return dict(zip(names, session.run(names, feeds), strict=True))
+            return dict(zip(names, (bound or session).run(names, feeds), strict=True))
         except ORT_ERRORS as error:
             raise InferenceFailed(explain(error)) from error
 
     def _join(self, parts: Sequence[Arrays]) -> Arrays:
-        """All rows of each input; those of a fixed batch that nobody asked for are zeros."""
-        if len(parts) == 1 and self._full(parts[0]):
+        """All rows of each input; those that only fill a batch up are zeros."""
+        if len(parts) == 1 and self._rows(parts) == len(next(iter(parts[0].values()))):
             return parts[0]
         joined = {name: [part[name] for part in parts] for name in parts[0]}
-        return {name: _stack(arrays, self.batch) for name, arrays in joined.items()}
+        return {name: _stack(arrays, self._rows(parts)) for name, arrays in joined.items()}
 
-    def _full(self, part: Arrays) -> bool:
-        return self.batch is None or self.frames_input not in part or len(part[self.frames_input]) == self.batch
-
-
-def load(version: ModelVersion, device: Device, *, max_batch: int = 8) -> LoadedModel:
-    """Bring a version into memory, ready to answer. Blocks; run it in a thread.
-
-    The file is read once, and the digest is that of the very bytes that are run. `max_batch` bounds batches of models
-    that take any number of frames. Raises ModelRefused with a reason that a person can act on.
-    """
-    model, sha256 = read_model(version)
-    settings = read_settings(version.attributes)
-    signature = signature_of(model)
-    family = recognise(signature, settings)
-    defaults = replace(family.defaults, **settings.options)
-    widen_bfloat16(model)
-    picture = family.picture
-    ports = ports_of(signature, picture, None if picture is None else compose(model, picture))
-    try:
-        session = open_session(model.SerializeToString(), device)
-    except SESSION_ERRORS as error:
-        raise ModelRefused(f"ONNX Runtime cannot run the model: {explain(error)}") from error
-    version = replace(version, sha256=sha256)
-    at_once = 1 if picture is None else picture.batch or max_batch
-    loaded = LoadedModel(version, family, defaults, session, device, at_once, ports)
-    loaded.rehearse()
-    log.info("model loaded", device=loaded.device, provider=loaded.provider, family=family.name, **_names(version))
-    return loaded
+    def _rows(self, parts: Sequence[Arrays]) -> int:
+        """How many rows to run for `parts`: a fixed batch's, or on a device the next size that was rehearsed."""
+        given = sum(len(next(iter(part.values()))) for part in parts)
+        if self.batch is not None:
+            return self.batch if self.frames_input in parts[0] else given
+        return next((size for size in self._sizes if size >= given), given)
 
 
 def _larger_sizes(max_batch: int) -> list[int]:
@@ -202,12 +187,11 @@ def _larger_sizes(max_batch: int) -> list[int]:
     return [*powers, max_batch] if max_batch > 1 else []
 
 
-def _stack(arrays: Sequence[NDArray[Any]], rows: int | None) -> NDArray[Any]:
+def _stack(arrays: Sequence[NDArray[Any]], rows: int) -> NDArray[Any]:
     """`arrays` one below the other, and zeros up to `rows`."""
-    if rows is not None:
-        missing = rows - sum(map(len, arrays))
-        arrays = [*arrays, np.zeros((missing, *arrays[0].shape[1:]), arrays[0].dtype)]
-    return np.concatenate(arrays)
+    missing = rows - sum(map(len, arrays))
+    filling = [np.zeros((missing, *arrays[0].shape[1:]), arrays[0].dtype)] if missing > 0 else []
+    return np.concatenate([*arrays, *filling])
 
 
 def _check_output(name: str, array: NDArray[Any], size: int) -> None:
@@ -219,5 +203,5 @@ def _check_output(name: str, array: NDArray[Any], size: int) -> None:
         raise ModelRefused(f"output {name}: holds values that are no numbers (NaN) for an ordinary picture")
 
 
-def _names(version: ModelVersion) -> dict[str, Any]:
+def names(version: ModelVersion) -> dict[str, Any]:
     return {"model_name": version.model_name, "version": version.version}

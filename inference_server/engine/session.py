@@ -7,13 +7,18 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import onnxruntime  # type: ignore[import-untyped]
 from onnxruntime.capi import onnxruntime_pybind11_state as state  # type: ignore[import-untyped]
 
+T = TypeVar("T")
 Session: TypeAlias = onnxruntime.InferenceSession
 
 # ONNX Runtime's own exceptions share no base class.
@@ -26,30 +31,74 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 
 WARNING, FATAL = 2, 4
 
+# Threads that spin between two runs take the cores that decoding needs.
+CONFIGURATION: Mapping[str, str] = {
+    "session.intra_op.allow_spinning": "0",
+    "session.inter_op.allow_spinning": "0",
+}
+# How much less of a core a load gets than the frames that are answered meanwhile.
+LOW_PRIORITY = 10
+
 # Of glibc; other C libraries have no such call and no such need.
 _MALLOC_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
-def create_session(model: bytes, providers: Sequence[tuple[str, dict[str, str]]], *, on_cpu: bool) -> Session:
+@dataclass(frozen=True, slots=True)
+class SessionPlan:
+    """How a session is to be made, apart from where it runs.
+
+    `threads` is how many work on one run on the CPU (all of the machine's if None). `save_to` is where the optimised
+    graph is written, in ONNX Runtime's own format; `optimised` says that the graph is such a one already.
+    """
+
+    threads: int | None = None
+    save_to: Path | None = None
+    optimised: bool = False
+
+
+def create_session(
+    model: bytes, providers: Sequence[tuple[str, dict[str, str]]], *, on_cpu: bool, plan: SessionPlan
+) -> Session:
     """A session for a serialised model. Raises one of ORT_ERRORS; the caller checks which provider it came up on."""
     # What goes wrong is raised, too; on standard error it would only be there twice.
     severity = WARNING if logging.getLogger("onnxruntime").isEnabledFor(logging.DEBUG) else FATAL
     onnxruntime.set_default_logger_severity(severity)
-    session = Session(model, _options(severity, on_cpu=on_cpu), providers=list(providers), enable_fallback=0)
+    options = _options(severity, plan, on_cpu=on_cpu)
+    session = Session(model, options, providers=list(providers), enable_fallback=0)
     # Kept for a fallback that is off, these bytes would double the memory of every model.
     session._model_bytes = None  # noqa: SLF001
     return session
 
 
-def _options(severity: int, *, on_cpu: bool) -> onnxruntime.SessionOptions:
+def _options(severity: int, plan: SessionPlan, *, on_cpu: bool) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = severity
-    options.intra_op_num_threads = usable_cpus() if on_cpu else 1
+    options.intra_op_num_threads = plan.threads or (usable_cpus() if on_cpu else 1)
     options.inter_op_num_threads = 1
-    # Threads that spin between two runs take the cores that decoding needs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    for key, value in CONFIGURATION.items():
+        options.add_session_config_entry(key, value)
+    if plan.optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if plan.save_to is not None:
+        options.optimized_model_filepath = str(plan.save_to)
+        options.add_session_config_entry("session.save_model_format", "ORT")
     return options
+
+
+def at_low_priority(work: Callable[[], T]) -> T:
+    """Do `work` in a thread of its own that yields the cores to all others; what it raises is raised here.
+
+    A thread cannot raise its priority again, and neither can those that it starts, so none that is to answer frames
+    may come from it. On other systems than Linux priorities are those of processes, and stay.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="rehearsal", initializer=_yield_cores) as thread:
+        return thread.submit(work).result()
+
+
+def _yield_cores() -> None:
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)
 
 
 def usable_cpus() -> int:

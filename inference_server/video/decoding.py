@@ -30,6 +30,9 @@ _METADATA: dict[str, Any] = {"metadata_errors": "replace"} if av.__version__.sta
 # FFmpeg's AVProducerReferenceTime: microseconds since 1970, flags.
 _REFERENCE_TIME = struct.Struct("=qi")
 
+# More frames than a message can name are nonsense anyway.
+_MAX_COUNT = 2**32 - 1
+
 
 class Decoding:
     """One video: the first stream of pictures that is not a cover, its frames in presentation order.
@@ -74,7 +77,9 @@ class Decoding:
             duration = self._container.duration / av.time_base
         rate = float(_fraction(stream.average_rate) or 0)
         name = FULL_NAMES.get(self._demuxer, self._demuxer)
-        return VideoInfo(name, _codec(stream), width, height, rate, max(0.0, duration), max(0, stream.frames))
+        return VideoInfo(
+            name, _codec(stream), width, height, rate, max(0.0, duration), min(max(0, stream.frames), _MAX_COUNT)
+        )
 
     def time_base(self, frame: av.VideoFrame) -> Fraction:
         """Unit of the frame's timestamp in seconds."""
@@ -135,7 +140,7 @@ class Decoding:
 
     def _skip(self, error: av.FFmpegError) -> None:
         # Some codecs call it invalid data when memory runs out, so see whether there is enough for a picture.
-        if isinstance(error, MemoryError) or limits.memory_left() < 4 * self._pixels:
+        if isinstance(error, MemoryError) or not limits.has_room(4 * self._pixels):
             raise MemoryError from error
         self.corrupt_packets += 1
         if self.corrupt_packets > self._budget:

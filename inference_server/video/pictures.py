@@ -29,12 +29,13 @@ class PictureJob:
         self._target = Target(layout, 0)
         self._prepared: list[PreparedFrame] = []
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._decoder = Conversation(process, settings.decode_timeout_seconds, self._receive, self._end)
+        self._decoder = Conversation(process, settings, self._receive, self._end)
         self._decoder.send(
             type="pictures",
             pictures=[_describe(picture) for picture in pictures],
             max_pixels=settings.max_pixels,
             memory_limit_bytes=settings.memory_limit_bytes,
+            max_frame_cpu_seconds=settings.max_frame_cpu_seconds,
         )
         fd, self._memory = share(layout, len(pictures))
         self._decoder.send_target(self._target, len(pictures), self._memory.slot_bytes, fd)

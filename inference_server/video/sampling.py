@@ -10,6 +10,8 @@ from inference_server.video.values import StreamRequest
 
 # Timestamps are rounded to the container's clock: a frame this much (in frames) early still counts as on time.
 _TOLERANCE = 1e-3
+# Timestamps that step back by more seconds begin anew; by less, they are out of order.
+_STEP_BACK = 1
 
 
 class Choice(Enum):
@@ -21,21 +23,26 @@ class Choice(Enum):
 
 
 class Clock:
-    """Seconds from the first frame that has a timestamp, never negative; the others follow at the frame rate."""
+    """Seconds from the first frame by the timestamps; a frame that has none follows at the frame rate.
+
+    Never goes back: for a frame whose timestamp is a little before the last one's it stands still; one that is far
+    before it (a camera that was restarted) follows at the frame rate, and time goes on from there.
+    """
 
     def __init__(self, frame_rate: float) -> None:
         self._step = 1 / frame_rate if frame_rate > 0 else 1 / 25
         self._origin: Fraction | None = None
-        self._next = 0.0
+        self._last = self._next = 0.0
 
     def seconds(self, pts: int | None, time_base: Fraction) -> float:
         """The time of the next frame in presentation order."""
         seconds = self._next
         if pts is not None:
-            if self._origin is None:
-                self._origin = pts * time_base - Fraction(self._next)
-            seconds = max(0.0, float(pts * time_base - self._origin))
-        self._next = seconds + self._step
+            time = pts * time_base
+            if self._origin is None or time - self._origin < self._last - _STEP_BACK:
+                self._origin = time - Fraction(self._next)
+            seconds = max(self._last, float(time - self._origin))
+        self._last, self._next = seconds, seconds + self._step
         return seconds
 
 
@@ -63,4 +70,19 @@ class Sampler:
         if slot <= self._last_slot:
             return False
         self._last_slot = slot
+        return True
+
+
+class Resumption:
+    """Leaves out the frames up to and including the first with the timestamp `after`; none if that is None."""
+
+    def __init__(self, after: int | None) -> None:
+        self._after = after
+        self.waiting = after is not None
+
+    def leaves_out(self, pts: int | None) -> bool:
+        """Of each frame in presentation order."""
+        if not self.waiting:
+            return False
+        self.waiting = pts != self._after
         return True

@@ -11,14 +11,15 @@ from typing import Any
 
 from av import VideoFrame
 
-from inference_server.errors import VideoLimitExceeded
+from inference_server.errors import FrameNotFound, VideoLimitExceeded
+from inference_server.video import limits
 from inference_server.video.decoding import Decoding
 from inference_server.video.link import Link
 from inference_server.video.memory import FrameMemory
 from inference_server.video.prepare import PoseReader, Preparer
-from inference_server.video.sampling import Choice, Clock, Sampler
+from inference_server.video.sampling import Choice, Clock, Resumption, Sampler
 from inference_server.video.settings import DecoderSettings
-from inference_server.video.source import open_source
+from inference_server.video.source import open_source, open_spool
 from inference_server.video.values import StreamRequest, Target
 
 
@@ -34,7 +35,10 @@ class _Sample:
 
 
 class StreamJob:
-    """Single-threaded; messages are handled while it waits for input or for a slot, and between frames."""
+    """Single-threaded; messages are handled while it waits for input or for a slot, and between frames.
+
+    All files that it needs are open once it is made.
+    """
 
     def __init__(
         self, link: Link, task: dict[str, Any], target: Target, memory: FrameMemory, file: int | None = None
@@ -42,9 +46,11 @@ class StreamJob:
         self._link = link
         self._file = file
         self._settings = DecoderSettings.of(task)
+        self._spool = open_spool(self._settings.spool_folder)
         self._request = StreamRequest(**task["request"])
         self._preparer = Preparer(self._settings.max_pixels)
-        self._decoded = self._sent = self._dropped = 0
+        self._resumption = Resumption(self._request.resume_after_pts)
+        self._decoded = self._sent = self._dropped = self._left_out = 0
         self._held: _Sample | None = None  # the newest frame without a slot, if only the newest counts
         self._stopped = False
         self._decoding: Decoding
@@ -67,14 +73,19 @@ class StreamJob:
 
     def run(self) -> None:
         """Decode to the end, and tell the server about it. Raises VideoError."""
-        demuxer, source = open_source(self._link, self._settings, self._file)
+        demuxer, source = open_source(self._link, self._settings, self._spool, self._file)
+        self._restart_clock()
         self._decoding = Decoding(demuxer, source, self._settings)
         self._poses = PoseReader(self._decoding.pixel_shape)
         for sample in self._samples(self._start(self._decoding.frames())):
             self._offer(sample)
-            if self._sent + (self._held is not None) == self._request.max_frames:
-                self._stopped = True
+            if self._enough():
                 break
+        if self._resumption.waiting and not self._stopped:
+            raise FrameNotFound(
+                f"resume_after_pts: expected the pts of a frame, got {self._request.resume_after_pts}, which none of"
+                f" {self._decoded} has"
+            )
         while self._held is not None:
             self._link.serve(wait=True)
         self._finish()
@@ -91,15 +102,30 @@ class StreamJob:
         clock, sampler = Clock(self._decoding.frame_rate), Sampler(self._request)
         for index, (frame, decode_seconds) in enumerate(frames, self._request.first_index):
             self._decoded += 1
+            self._restart_clock()
             self._link.serve(wait=False)
             seconds = self._request.first_seconds + clock.seconds(frame.pts, self._decoding.time_base(frame))
             self._check_length(index, seconds)
+            left_out = self._resumption.leaves_out(frame.pts)
             match sampler.choose(index, seconds):
+                case Choice.TAKE if left_out:
+                    self._left_out += 1
+                    if self._enough():
+                        return
                 case Choice.TAKE:
                     yield _Sample(frame, index, seconds, decode_seconds, time.time())
                 case Choice.STOP:
                     self._stopped = True
                     return
+
+    def _restart_clock(self) -> None:
+        """Give the next frame its time of the processor."""
+        limits.restart_clock(self._settings.max_frame_cpu_seconds)
+
+    def _enough(self) -> bool:
+        """Whether all the frames that the request asks for have been sent, before or now."""
+        self._stopped = self._left_out + self._sent + (self._held is not None) == self._request.max_frames
+        return self._stopped
 
     def _check_length(self, index: int, seconds: float) -> None:
         frames, length = self._settings.max_video_frames, self._settings.max_video_seconds

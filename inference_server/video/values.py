@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from inference_server.detection.geometry import Layout
 
+MAX_FRAMES_PER_SECOND = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class StreamRequest:
@@ -21,7 +23,8 @@ class StreamRequest:
     each 1/n seconds of video, by timestamp; instead of a stride. `start_seconds` (included) and `end_seconds`
     (excluded) count from the first frame; decoding ends at the first frame at or after the end. `max_frames`: stop
     after so many; 0 is no limit. `latest`: one frame is out at a time, the newest comes next, and those that had to
-    wait are dropped and counted.
+    wait are dropped and counted. `resume_after_pts`: the frames up to and including the first with this timestamp are
+    left out, but count for all of the above.
     A live source that was lost goes on where it was: `first_index` and `first_seconds` are what its first frame now
     counts as. With `wall_clock`, frames say when they were taken or came.
     Raises ValueError naming the field that is out of range.
@@ -33,6 +36,7 @@ class StreamRequest:
     end_seconds: float | None = None
     max_frames: int = 0
     latest: bool = False
+    resume_after_pts: int | None = None
     first_index: int = 0
     first_seconds: float = 0.0
     wall_clock: bool = False
@@ -41,8 +45,8 @@ class StreamRequest:
         if self.stride < 1:
             raise ValueError(f"stride: expected 1 or more, got {self.stride}")
         rate = self.frames_per_second
-        if rate is not None and not (isfinite(rate) and rate > 0):
-            raise ValueError(f"frames_per_second: expected more than 0, got {rate}")
+        if rate is not None and not 0 < rate <= MAX_FRAMES_PER_SECOND:
+            raise ValueError(f"frames_per_second: expected more than 0, at most {MAX_FRAMES_PER_SECOND}, got {rate}")
         if rate is not None and self.stride != 1:
             raise ValueError("stride, frames_per_second: expected one of them, got both")
         if not (isfinite(self.start_seconds) and self.start_seconds >= 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import socket
@@ -11,13 +12,44 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from registry_server.registry import Registry
+from registry_server.rest import problems
 from registry_server.rest.app import create_app
 from server_kit import background
 from server_kit.addresses import Address, parse_address
 from server_kit.health import Health
 from server_kit.startup import StartupError
+
+MAX_CONNECTIONS = 1000
+FIRST_REQUEST_SECONDS = 10.0
+
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%s"
+)
+
+
+class _Connection(H11Protocol):
+    """One of at most MAX_CONNECTIONS: each holds a descriptor, and a request of up to 1 MiB.
+
+    One that asks for nothing in FIRST_REQUEST_SECONDS is closed, so that silence cannot use them up.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the base
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            body = problems.problem(503, f"the limit of {MAX_CONNECTIONS} connections is reached; try again").body
+            transport.write(_FULL % (len(body), body))
+            transport.close()
+        else:
+            self.loop.call_later(FIRST_REQUEST_SECONDS, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        asked: object = self.cycle  # None until the first request, whatever its type says
+        if asked is None:
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -37,7 +69,7 @@ async def serving(registry: Registry, address: str, health: Health, grace_second
     config = uvicorn.Config(
         create_app(registry),
         # Whatever else is installed, HTTP is read by the same parser.
-        http="h11",
+        http=_Connection,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -64,15 +64,15 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def refusal(error: Exception, method: str) -> Response:
     """The answer to a request that failed; what nobody foresaw is logged, and kept from the caller."""
     if isinstance(error, HTTPException):
-        return _problem(error.status_code, error.detail, headers=error.headers)
+        return problem(error.status_code, error.detail, headers=error.headers)
     if isinstance(error, RequestValidationError):
         error = _misfit(error)
     status = next((STATUS_CODES[kind] for kind in type(error).__mro__ if kind in STATUS_CODES), None)
     if status is not None:
-        return _problem(status, str(error), getattr(error, "field", ""))
+        return problem(status, str(error), getattr(error, "field", ""))
     reference = secrets.token_hex(4)
     log.error("call failed", method=method, reference=reference, exc_info=error)
-    return _problem(500, f"internal error, see the server's log (reference {reference})")
+    return problem(500, f"internal error, see the server's log (reference {reference})")
 
 
 def _misfit(error: RequestValidationError) -> errors.InvalidField:
@@ -87,7 +87,8 @@ def _misfit(error: RequestValidationError) -> errors.InvalidField:
     return errors.InvalidField(field, "an object", first["input"])
 
 
-def _problem(status: int, detail: str, field: str = "", headers: Mapping[str, str] | None = None) -> Response:
+def problem(status: int, detail: str, field: str = "", headers: Mapping[str, str] | None = None) -> Response:
+    """The answer that says in words why a request is refused."""
     content = {"title": HTTPStatus(status).phrase, "status": status, "detail": _brief(detail)}
     if field:
         content["field"] = _brief(field)

@@ -203,18 +203,21 @@ def test_only_what_was_asked_for_is_sent(call: Callable[..., Any], fake: Any, vi
     fake.inference.answers["AnalyzeVideo"] = answer
     call(video)
     options = ["--fps", 2.5, "--start", 1, "--end", 2, "--max-frames", 3, "--confidence", 0.5, "--iou", 0.25]
+    options += ["--resume-after-pts", -7]
     call(video, "--model", "m", *options, "--max-detections", 7, "--class", "a", "--class", "b")
-    assert configs[0] == inference_pb2.AnalyzeConfig()
+    assert configs[0] == inference_pb2.AnalyzeConfig(max_frames_per_response=16)
     assert configs[1] == inference_pb2.AnalyzeConfig(
         model_name="m",
         frames_per_second=2.5,
         start_seconds=1,
         end_seconds=2,
         max_frames=3,
+        resume_after_pts=-7,
         confidence_threshold=0.5,
         iou_threshold=0.25,
         max_detections=7,
         class_names=["a", "b"],
+        max_frames_per_response=16,
     )
 
 

@@ -66,7 +66,8 @@ async def test_every_kind_of_source_arrives_whole(
     analysis, frames = await analyze(inference, sources(tmp_path)[kind], stride=2, confidence_threshold=0.5)
     assert b"".join(upload.chunks) == CONTENT
     assert all(0 < len(chunk) <= 256 * 1024 for chunk in upload.chunks)
-    assert upload.config == inference_pb2.AnalyzeConfig(model_name="shapes", stride=2, confidence_threshold=0.5)
+    expected = {"model_name": "shapes", "stride": 2, "confidence_threshold": 0.5, "max_frames_per_response": 16}
+    assert upload.config == inference_pb2.AnalyzeConfig(**expected)
     assert [frame.model_version for frame in frames] == [1, 1, 2]
     assert analysis.started.codec == "h264"
     assert dict(analysis.summary.frames_per_version) == {1: 2, 2: 1}
@@ -81,6 +82,17 @@ async def test_an_async_iterable_arrives_whole(fake: Any, video_answers: Any) ->
     async with videoai.aio.InferenceClient(fake.address) as client:
         assert len([frame async for frame in client.analyze_video(source())]) == 3
     assert b"".join(upload.chunks) == CONTENT
+
+
+async def test_frames_that_come_together_are_given_one_by_one(fake: Any, inference: Any, video_answers: Any) -> None:
+    started, first, *rest = video_answers
+    second = inference_pb2.FrameResult(frame_index=7, model_version=3)
+    together = inference_pb2.FrameResults(frames=[first.frame, second])
+    answers = [started, inference_pb2.AnalyzeVideoResponse(frames=together), *rest]
+    upload = fake.inference.answers["AnalyzeVideo"] = Upload(answers)
+    _, frames = await analyze(inference, CONTENT, max_frames_per_response=2)
+    assert [frame.model_version for frame in frames] == [1, 3, 1, 2]
+    assert upload.config.max_frames_per_response == 2
 
 
 async def test_results_come_while_the_upload_runs(fake: Any, inference: Any, video_answers: Any) -> None:

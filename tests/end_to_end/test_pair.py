@@ -70,6 +70,22 @@ def test_results_flow_while_the_upload_still_runs(serving_v1, video):
     assert indices == list(range(120))
 
 
+def test_frames_that_may_come_together_are_the_same_frames(serving_v1, video):
+    expected = [(frame.frame_index, list(frame.detections)) for frame in serving_v1.analyze(video)]
+    stream = serving_v1.analyze(video, max_frames_per_response=5)
+    sizes, frames = [], []
+    for response in stream.call:
+        match response.WhichOneof("result"):
+            case "frame":
+                sizes.append(1)
+                frames.append(response.frame)
+            case "frames":
+                sizes.append(len(response.frames.frames))
+                frames += response.frames.frames
+    assert [(frame.frame_index, list(frame.detections)) for frame in frames] == expected
+    assert set(sizes) <= {1, 2, 3, 4, 5}
+
+
 def test_activation_while_ten_streams_run(serving_v1, video, onnx_files):
     """No frame fails, none is missing or repeated, and no stream goes back to an older version."""
     whole = video.read_bytes()

@@ -189,6 +189,25 @@ async def test_a_deadline_that_has_passed_is_not_run(batcher_for, fake_model, fr
     assert model.batches == []
 
 
+async def test_a_frame_that_the_session_refuses_fails_alone(held):
+    _, model, submit = held
+    run = model.run_rows
+
+    def run_rows(parts, names=None):
+        outputs = run(parts, names)
+        if 3 in model.values[-1]:
+            raise RuntimeError("three")
+        return outputs
+
+    model.run_rows = run_rows
+    good, bad = await submit(2), await submit(3)
+    model.may_run.set()
+    assert (await good).found.scores[0] == 2
+    with pytest.raises(RuntimeError, match="three"):
+        await bad
+    assert model.values == [[0], [2, 3], [2], [3]]
+
+
 async def test_a_frame_that_cannot_be_read_fails_alone(batcher_for, fake_model, frame):
     model = fake_model(max_batch=4)
     batcher = batcher_for(model)

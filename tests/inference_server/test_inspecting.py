@@ -3,18 +3,36 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 from demo.models import V2, build, write
 from onnx import helper
+from structlog.testing import capture_logs
+
+from inference_server.__main__ import main
+from server_kit import logs
 
 
-def run(*arguments, program="inference_server"):
+@pytest.fixture
+def run(monkeypatch):
+    """A function that runs the command in this process, which is quicker than a program that loads everything anew."""
+    monkeypatch.setattr(logs, "configure", lambda *_: None)
+
+    def run(*arguments, before=()):
+        with capture_logs():
+            outcome = CliRunner().invoke(main, [*before, "inspect", *map(str, arguments)])
+        assert outcome.exception is None or isinstance(outcome.exception, SystemExit)
+        return SimpleNamespace(returncode=outcome.exit_code, stdout=outcome.stdout, stderr=outcome.stderr)
+
+    return run
+
+
+def run_program(program, *arguments):
     before = ["models"] if program == "videoai" else []
     command = [sys.executable, "-m", program, *before, "inspect", *map(str, arguments)]
-    outcome = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
-    assert "Traceback" not in outcome.stderr
-    return outcome
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
 
 
 @pytest.fixture
@@ -25,7 +43,7 @@ def demo(tmp_path):
 
 @pytest.mark.parametrize("program", ["inference_server", "videoai"])
 def test_a_file_that_would_be_served(demo, program):
-    outcome = run(demo, program=program)
+    outcome = run_program(program, demo)
     assert (outcome.returncode, outcome.stderr) == (0, "")
     for text in (
         "family    yolo-detect",
@@ -39,7 +57,7 @@ def test_a_file_that_would_be_served(demo, program):
         assert text in outcome.stdout
 
 
-def test_the_same_for_programs(demo):
+def test_the_same_for_programs(run, demo):
     found = json.loads(run(demo, "--json").stdout)
     assert (found["served"], found["refusal"], found["family"]) == (True, None, "yolo-detect")
     assert found["considered"]["yolo-detect"] is None
@@ -48,7 +66,7 @@ def test_the_same_for_programs(demo):
     assert (found["picture"]["width"], found["picture"]["resize"]) == (448, "letterbox")
 
 
-def test_what_the_entry_would_say_counts(demo):
+def test_what_the_entry_would_say_counts(run, demo):
     section = {"videoai": {"family": "yolox"}}
     outcome = run(demo, "--attributes", json.dumps(section), "--no-run")
     assert outcome.returncode == 1
@@ -58,7 +76,7 @@ def test_what_the_entry_would_say_counts(demo):
     assert (found["class_names"], found["run"]) == (["a", "b", "c"], None)
 
 
-def test_a_file_that_does_not_run_says_what_it_is_all_the_same(tmp_path):
+def test_a_file_that_does_not_run_says_what_it_is_all_the_same(run, tmp_path):
     model = build(V2)
     model.graph.node[0].op_type = "Fancy"
     (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
@@ -67,7 +85,7 @@ def test_a_file_that_does_not_run_says_what_it_is_all_the_same(tmp_path):
     assert "Fancy" in found["refusal"]
 
 
-def test_names_move_no_cursor(tmp_path):
+def test_names_move_no_cursor(run, tmp_path):
     model = build(V2)
     helper.set_model_props(model, {"names": "['a\x1b[2Jb', 'c', 'd']", "task": "detect", "\x1b[31m": "\r\n" * 5000})
     (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
@@ -78,7 +96,7 @@ def test_names_move_no_cursor(tmp_path):
     assert len(outcome.stdout) < 10_000
 
 
-def test_a_file_that_says_very_much_is_cut_short(tmp_path):
+def test_a_file_that_says_very_much_is_cut_short(run, tmp_path):
     model = build(V2)
     model.producer_name = "p\x1b" * 10_000
     for index in range(2000):
@@ -104,15 +122,14 @@ def test_a_file_that_says_very_much_is_cut_short(tmp_path):
         ([__file__, "--attributes", '{"videoai": {"famly": 1}}'], 1, "not an ONNX model"),
     ],
 )
-def test_what_is_no_model(arguments, code, told):
+def test_what_is_no_model(run, arguments, code, told):
     outcome = run(*arguments)
     assert outcome.returncode == code
     assert told in outcome.stdout + outcome.stderr
 
 
-def test_a_device_that_is_not_there(demo):
-    command = [sys.executable, "-m", "inference_server", "--device", "cuda:99", "inspect", str(demo)]
-    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_a_device_that_is_not_there(run, demo):
+    outcome = run(demo, before=["--device", "cuda:99"])
     assert outcome.returncode == 1
     assert "family    yolo-detect" in outcome.stdout
     assert "would be refused: device cuda:99" in outcome.stdout

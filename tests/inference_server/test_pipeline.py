@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from inference_server.asking import Analysis
 from inference_server.detection import Options
-from inference_server.pipeline import Analysis
 
 
 def model(*class_names, **defaults):

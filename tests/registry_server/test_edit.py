@@ -155,6 +155,29 @@ def test_an_interrupt_is_the_editors(example: Any, edit: Edit, tmp_path: Path) -
     assert "First YOLOv8" in example.text()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("script", ["", sed(DESCRIPTION)], ids=["unchanged", "changed"])
+def test_what_was_saved_is_kept_when_it_is_stopped(
+    example: Any, edit: Edit, tmp_path: Path, script: str, number: signal.Signals
+) -> None:
+    before = example.text()
+    os.mkfifo(tmp_path / "go")
+    running = edit(f"{script or ':'}; read line < {tmp_path}/go")
+    with (tmp_path / "go").open("w") as go:
+        running.send_signal(number)
+        assert running.wait(timeout=60) == 128 + number
+        go.write("\n")
+    _, err = running.communicate(timeout=60)
+    kept = leftovers(example, tmp_path)
+    assert example.text() == before
+    assert len(kept) == bool(script)
+    for name in kept:
+        assert name in err
+        assert "First YOLOv8" in (tmp_path / "tmp" / name).read_text()
+    with FileLock(f"{example.file}.edit.lock", timeout=0):
+        pass
+
+
 def test_what_cannot_be_put_in_place_is_kept(example: Any, edit: Edit, tmp_path: Path) -> None:
     before = example.text()
     with FileLock(f"{example.file}.lock"):

@@ -40,23 +40,27 @@ def follow(state: State, source: Catalog) -> State:
     return lineage.follow(state, source, NOW)
 
 
+def first(source: Catalog) -> State:
+    return lineage.first(source, NOW)
+
+
 def place(state: State) -> tuple[str, int]:
     return state.registry_uid, state.revision
 
 
 def test_a_written_state_is_found_again() -> None:
-    state = write(lineage.first(example()), "a")
-    assert place(lineage.first(read(state.source.document))) == place(state)
+    state = write(first(example()), "a")
+    assert place(first(read(state.source.document))) == place(state)
 
 
 def test_what_is_not_new_is_the_same_state() -> None:
-    state = write(lineage.first(example()), "a")
+    state = write(first(example()), "a")
     assert follow(state, state.source) is state
     assert follow(state, read(state.source.document)) is state
 
 
 def test_an_edit_makes_a_revision_that_the_next_write_passes() -> None:
-    state = write(lineage.first(example()), "a")
+    state = write(first(example()), "a")
     edited = follow(state, edit(state, by="hand"))
     assert place(edited) == (state.registry_uid, state.revision + 1)
     again = follow(edited, edit(edited, by="another hand"))
@@ -67,18 +71,30 @@ def test_an_edit_makes_a_revision_that_the_next_write_passes() -> None:
 
 
 def test_a_file_that_was_never_written_can_be_edited() -> None:
-    state = lineage.first(example())
+    state = first(example())
     edited = follow(state, example(production=2))
     assert place(edited) == (state.registry_uid, state.revision + 1)
 
 
 def test_an_edit_while_the_server_was_down_gets_a_new_uid() -> None:
-    state = write(lineage.first(example()), "a")
-    assert lineage.first(edit(state, by="hand")).registry_uid != state.registry_uid
+    state = write(first(example()), "a")
+    assert first(edit(state, by="hand")).registry_uid != state.registry_uid
+
+
+def test_what_an_edit_did_to_production_is_found_at_the_next_start() -> None:
+    state = write(follow(first(example(production=1)), example(production=2)), "a")
+    assert [(r.previous, r.version) for r in state.source.history] == [(1, 2)]
+    document = {**example(production=3).document, "history": state.source.document["history"]}
+    edited = first(edit(state, **document))
+    assert [(r.previous, r.version, r.edited) for r in edited.catalog.history] == [(1, 2, True), (2, 3, True)]
+    assert edited.source.history == state.source.history  # it is written with the next change
+    assert [r.version for r in write(edited, "b").source.history] == [2, 3]
+    assert first(edit(state, **{**document, "models": []})).catalog.history[-1].version == 0
+    assert first(edit(state, by="hand")).catalog.history == state.source.history
 
 
 def test_an_older_copy_gets_a_new_uid() -> None:
-    old = write(lineage.first(example()), "a")
+    old = write(first(example()), "a")
     new = write(write(old, "b"), "c")
     restored = follow(new, read(old.source.document))
     assert restored.registry_uid != new.registry_uid
@@ -91,18 +107,18 @@ def test_an_older_copy_gets_a_new_uid() -> None:
 
 
 def test_another_server_over_the_same_file_is_followed() -> None:
-    here = write(lineage.first(example()), "a")
-    there = write(write(lineage.first(read(here.source.document)), "b"), "c")
+    here = write(first(example()), "a")
+    there = write(write(first(read(here.source.document)), "b"), "c")
     assert place(follow(here, read(there.source.document))) == place(there)
 
 
 def test_the_uid_of_another_server_is_taken_over() -> None:
-    here, there = lineage.first(example()), write(lineage.first(example()), "a")
+    here, there = first(example()), write(first(example()), "a")
     assert place(follow(here, read(there.source.document))) == place(there)
 
 
 def test_an_edit_of_production_goes_into_the_history() -> None:
-    state = lineage.first(example(production=1))
+    state = first(example(production=1))
     second = follow(state, example(production=2))
     third = follow(second, example(production=3))
     assert [(r.previous, r.version, r.revision) for r in third.catalog.history] == [(1, 2, 2), (2, 3, 3)]

@@ -329,6 +329,23 @@ def test_the_mode_of_the_file_is_kept(file: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_the_file_stays_one(tmp_path: Path, file: Path, there: bool) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target = tmp_path / "elsewhere" / "kept.json"
+    if there:
+        target.write_text('{"models": [], "count": 4}')
+    file.symlink_to(target)
+    storage = JsonFileStorage(file)
+    assert storage.files == (target,)
+    assert storage.transact(counting).rest["count"] == (5 if there else 1)
+    assert json.loads(target.read_text())["count"] == (5 if there else 1)
+    assert file.is_symlink()
+    # A server that names the file itself takes the same lock.
+    assert sorted(path.name for path in target.parent.iterdir()) == ["kept.json", "kept.json.lock"]
+    assert list(tmp_path.glob("*.lock")) == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 def test_the_owner_of_the_file_is_kept(file: Path) -> None:
     file.write_text('{"models": []}')

@@ -32,8 +32,7 @@ async def frames(
     upload = _Upload(call, config, source)
     try:
         async for response in call:
-            frame = progress.take(response)
-            if frame is not None:
+            for frame in progress.take(response):
                 yield frame
     except grpc.RpcError as error:
         await upload.raise_for(error)

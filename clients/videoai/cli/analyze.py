@@ -42,6 +42,9 @@ _FIELDS = frozenset(VideoOptions.__optional_keys__)
 @click.option("--start", "start_seconds", type=SECONDS, help="Leave out what comes before, in seconds.")
 @click.option("--end", "end_seconds", type=SECONDS, help="Leave out what comes from there on, in seconds.")
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many frames.")
+@click.option(
+    "--resume-after-pts", type=int, metavar="PTS", help="Go on after the frame with this pts, the last one analysed."
+)
 @click.option("--confidence", "confidence_threshold", type=SHARE, help="Lowest score reported.")
 @click.option("--iou", "iou_threshold", type=SHARE, help="Suppress boxes of a class that overlap a better one by more.")
 @click.option("--max-detections", type=click.IntRange(1, 10_000), help="At most so many boxes a frame.")

@@ -116,9 +116,7 @@ def _frames(
     upload.bind(call.cancel)
     try:
         for response in call:
-            frame = progress.take(response)
-            if frame is not None:
-                yield frame
+            yield from progress.take(response)
     except grpc.RpcError as error:
         raise upload.failure or errors.from_grpc(error) from None
     else:

@@ -76,25 +76,20 @@ def assert_same(found, expected, pixels, score):
     """The same detections, whichever of those that score alike comes first."""
     assert len(found) == len(expected)
     assert (np.diff(found.scores) <= 0).all()
-    free = set(range(len(found)))
+    free = np.full(len(found), True)
     for class_id, wanted_score, box in expected:
-        partners = [
-            index
-            for index in free
-            if found.class_ids[index] == class_id
-            and abs(found.scores[index] - wanted_score) <= score
-            and np.abs(found.boxes[index] - box).max() <= pixels
-        ]
-        assert partners, (class_id, wanted_score, box)
-        free.remove(partners[0])
+        near = np.abs(found.boxes - box).max(axis=1) <= pixels
+        partners = free & near & (found.class_ids == class_id) & (np.abs(found.scores - wanted_score) <= score)
+        assert partners.any(), (class_id, wanted_score, box)
+        free[partners.argmax()] = False
 
 
 def assert_same_masks(found, outputs, source):
     """Masks of RF-DETR against Pillow's way of enlarging them, where that is clear about a pixel."""
     assert len(found.masks) == len(found)
-    boxes = [np.clip(_parts(box, source), 0, source * 2) for box in outputs["dets"].astype(float)]
+    boxes = np.array([np.clip(_parts(box, source), 0, source * 2) for box in outputs["dets"].astype(float)])
     for found_box, runs in zip(found.boxes, found.masks, strict=True):
-        query = min(range(len(boxes)), key=lambda query: np.abs(boxes[query] - found_box).sum())
+        query = np.abs(boxes - found_box).sum(axis=1).argmin()
         values = np.asarray(Image.fromarray(outputs["masks"][query]).resize(source, Image.Resampling.BILINEAR))
         mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(source).T
         clear = np.abs(values) > 1e-4

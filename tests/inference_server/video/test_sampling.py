@@ -52,8 +52,20 @@ def test_a_rate_goes_by_time_and_never_takes_two_frames_of_one_slot() -> None:
 
 def test_the_clock_starts_at_the_first_frame_and_fills_in_for_missing_timestamps() -> None:
     clock, tick = Clock(10.0), Fraction(1, 1000)
-    times = [clock.seconds(pts, tick) for pts in (5000, 5100, None, None, 5500, 4000)]
-    assert times == pytest.approx([0, 0.1, 0.2, 0.3, 0.5, 0])
+    times = [clock.seconds(pts, tick) for pts in (5000, 5100, None, None, 5500)]
+    assert times == pytest.approx([0, 0.1, 0.2, 0.3, 0.5])
+
+
+def test_the_clock_stands_still_for_frames_out_of_order_and_repeated() -> None:
+    clock, tick = Clock(10.0), Fraction(1, 1000)
+    times = [clock.seconds(pts, tick) for pts in (0, 300, 100, 300, 200, 400)]
+    assert times == pytest.approx([0, 0.3, 0.3, 0.3, 0.3, 0.4])
+
+
+def test_timestamps_that_begin_anew_go_on_where_the_clock_was() -> None:
+    clock, tick = Clock(10.0), Fraction(1, 1000)
+    times = [clock.seconds(pts, tick) for pts in (9000, 12000, 0, 100, None, -5000, -4900)]
+    assert times == pytest.approx([0, 3, 3.1, 3.2, 3.3, 3.4, 3.5])
 
 
 def test_the_clock_without_any_timestamps_goes_by_the_frame_rate() -> None:
@@ -72,6 +84,7 @@ def test_a_first_timestamp_that_comes_late_continues_the_count() -> None:
         ({"stride": 0}, "stride"),
         ({"frames_per_second": 0.0}, "frames_per_second"),
         ({"frames_per_second": float("nan")}, "frames_per_second"),
+        ({"frames_per_second": 1e308}, "frames_per_second"),
         ({"stride": 2, "frames_per_second": 1.0}, "stride, frames_per_second"),
         ({"start_seconds": -1.0}, "start_seconds"),
         ({"start_seconds": 1.0, "end_seconds": 1.0}, "end_seconds"),

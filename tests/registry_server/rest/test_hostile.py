@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 from videoai.registry.v1 import registry_pb2 as pb
 
-from registry_server.rest import body
+from registry_server.rest import body, listener
 from registry_server.rest.body import MAX_BODY_BYTES, MAX_LEVELS
 
 MODELS = "/api/v1/registry/models"
@@ -188,6 +188,36 @@ async def test_names_as_long_as_the_caller_made_them_are_cut(door: Any, registra
         response = await door.http.post(MODELS, json={**registration, **change})
         assert response.status_code == 422
         assert len(response.content) < 10_000
+
+
+async def connect(door: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = door.address.rsplit(":", 1)
+    return await asyncio.open_connection(host, int(port))
+
+
+async def test_more_connections_than_the_limit_are_told_so(door: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 3)
+    first, *others = [await connect(door) for _ in range(3)]
+    reader, writer = await connect(door)
+    answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["detail"].startswith("the limit of 3 connections is reached")
+    first[1].write(b"GET /api/v1/registry/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert (await first[0].read()).startswith(b"HTTP/1.1 200 ")
+    assert (await door.http.get(MODELS)).status_code == 200  # there is room again
+    for _, other in (first, *others, (reader, writer)):
+        other.close()
+        await other.wait_closed()
+
+
+async def test_a_connection_that_says_nothing_is_closed(door: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "FIRST_REQUEST_SECONDS", 0.05)
+    (silent, one), (slow, two) = await connect(door), await connect(door)
+    two.write(b"GET /api/v1/registry/models HTT")
+    assert (await silent.read(), await slow.read()) == (b"", b"")
+    for writer in (one, two):
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_many_at_once_are_all_answered(root: Any, door: Any) -> None:

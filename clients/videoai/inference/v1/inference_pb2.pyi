@@ -118,18 +118,20 @@ class AnalyzeConfig(_message.Message):
     CLASS_NAMES_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
     INCLUDE_TENSORS_FIELD_NUMBER: _builtins.int
+    RESUME_AFTER_PTS_FIELD_NUMBER: _builtins.int
+    MAX_FRAMES_PER_RESPONSE_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Model to run; may be empty if the server serves exactly one."""
     stride: _builtins.int
     """Every n-th decoded frame, >= 1, counted from the first frame of the video."""
     frames_per_second: _builtins.float
-    """At most so many frames per second of video, > 0, chosen by their timestamps."""
+    """At most so many frames per second of video, > 0 and <= 1000000, chosen by their timestamps."""
     start_seconds: _builtins.float
     """Frames before this time are left out. Seconds from the start of the video, >= 0."""
     end_seconds: _builtins.float
     """Frames at or after this time are left out. Seconds from the start of the video, > start_seconds; to the end if unset."""
     max_frames: _builtins.int
-    """Stop after so many analysed frames; 0 means no limit."""
+    """Stop after so many analysed frames; 0 means no limit. Those that resume_after_pts leaves out count, too."""
     confidence_threshold: _builtins.float
     """Only scores above this are reported, 0..1. If unset, what the registry entry says, else 0.25; 0 for classification."""
     iou_threshold: _builtins.float
@@ -144,6 +146,17 @@ class AnalyzeConfig(_message.Message):
     """What to do when results are taken slowly."""
     include_tensors: _builtins.bool
     """Also return the model's raw output tensors."""
+    resume_after_pts: _builtins.int
+    """Go on where an analysis of the same video, sent again from its beginning, broke off: the pts of its last result, in the
+    time_base of the results. Frames up to and including the first one with this pts are decoded, but left out;
+    frame_index, times, sampling and max_frames count as if they were not, so the results are exactly the ones that were
+    missing. From the beginning if unset. INVALID_ARGUMENT at the end if no frame has this pts, and for a live source.
+    """
+    max_frames_per_response: _builtins.int
+    """Up to so many frames may come in one response, as frames in place of frame; 0 and 1: each comes by itself. At most
+    64 do. Then an answer may be kept for the next ones, at most 20 ms and only while they follow that quickly: it
+    takes less of both processors, for callers who need the results more than each of them at once.
+    """
     @_builtins.property
     def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these classes, by the names in the model file; all if empty. INVALID_ARGUMENT for a name the model has not."""
@@ -163,10 +176,12 @@ class AnalyzeConfig(_message.Message):
         class_names: _abc.Iterable[_builtins.str] | None = ...,
         delivery: Global___Delivery.ValueType = ...,
         include_tensors: _builtins.bool = ...,
+        resume_after_pts: _builtins.int | None = ...,
+        max_frames_per_response: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_end_seconds", b"_end_seconds", "_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "confidence_threshold", b"confidence_threshold", "end_seconds", b"end_seconds", "frames_per_second", b"frames_per_second", "iou_threshold", b"iou_threshold", "max_detections", b"max_detections", "sampling", b"sampling", "stride", b"stride"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_end_seconds", b"_end_seconds", "_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_resume_after_pts", b"_resume_after_pts", "confidence_threshold", b"confidence_threshold", "end_seconds", b"end_seconds", "frames_per_second", b"frames_per_second", "iou_threshold", b"iou_threshold", "max_detections", b"max_detections", "resume_after_pts", b"resume_after_pts", "sampling", b"sampling", "stride", b"stride"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_end_seconds", b"_end_seconds", "_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "class_names", b"class_names", "confidence_threshold", b"confidence_threshold", "delivery", b"delivery", "end_seconds", b"end_seconds", "frames_per_second", b"frames_per_second", "include_tensors", b"include_tensors", "iou_threshold", b"iou_threshold", "max_detections", b"max_detections", "max_frames", b"max_frames", "model_name", b"model_name", "sampling", b"sampling", "start_seconds", b"start_seconds", "stride", b"stride"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold", "_end_seconds", b"_end_seconds", "_iou_threshold", b"_iou_threshold", "_max_detections", b"_max_detections", "_resume_after_pts", b"_resume_after_pts", "class_names", b"class_names", "confidence_threshold", b"confidence_threshold", "delivery", b"delivery", "end_seconds", b"end_seconds", "frames_per_second", b"frames_per_second", "include_tensors", b"include_tensors", "iou_threshold", b"iou_threshold", "max_detections", b"max_detections", "max_frames", b"max_frames", "max_frames_per_response", b"max_frames_per_response", "model_name", b"model_name", "resume_after_pts", b"resume_after_pts", "sampling", b"sampling", "start_seconds", b"start_seconds", "stride", b"stride"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence_threshold: _TypeAlias = _typing.Literal["confidence_threshold"]  # noqa: Y015
     _WhichOneofArgType__confidence_threshold: _TypeAlias = _typing.Literal["_confidence_threshold", b"_confidence_threshold"]  # noqa: Y015
@@ -176,6 +191,8 @@ class AnalyzeConfig(_message.Message):
     _WhichOneofArgType__iou_threshold: _TypeAlias = _typing.Literal["_iou_threshold", b"_iou_threshold"]  # noqa: Y015
     _WhichOneofReturnType__max_detections: _TypeAlias = _typing.Literal["max_detections"]  # noqa: Y015
     _WhichOneofArgType__max_detections: _TypeAlias = _typing.Literal["_max_detections", b"_max_detections"]  # noqa: Y015
+    _WhichOneofReturnType__resume_after_pts: _TypeAlias = _typing.Literal["resume_after_pts"]  # noqa: Y015
+    _WhichOneofArgType__resume_after_pts: _TypeAlias = _typing.Literal["_resume_after_pts", b"_resume_after_pts"]  # noqa: Y015
     _WhichOneofReturnType_sampling: _TypeAlias = _typing.Literal["stride", "frames_per_second"]  # noqa: Y015
     _WhichOneofArgType_sampling: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     @_typing.overload
@@ -186,6 +203,8 @@ class AnalyzeConfig(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__iou_threshold) -> _WhichOneofReturnType__iou_threshold | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_detections) -> _WhichOneofReturnType__max_detections | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__resume_after_pts) -> _WhichOneofReturnType__resume_after_pts | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_sampling) -> _WhichOneofReturnType_sampling | None: ...
 
@@ -230,6 +249,7 @@ class AnalyzeVideoResponse(_message.Message):
     STARTED_FIELD_NUMBER: _builtins.int
     FRAME_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___Started:
         """The video was recognised; first message only."""
@@ -242,18 +262,23 @@ class AnalyzeVideoResponse(_message.Message):
     def summary(self) -> Global___Summary:
         """Totals; last message only."""
 
+    @_builtins.property
+    def frames(self) -> Global___FrameResults:
+        """Several analysed frames; only if max_frames_per_response allows it."""
+
     def __init__(
         self,
         *,
         started: Global___Started | None = ...,
         frame: Global___FrameResult | None = ...,
         summary: Global___Summary | None = ...,
+        frames: Global___FrameResults | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "frames", b"frames", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "frames", b"frames", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["started", "frame", "summary"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["started", "frame", "summary", "frames"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -318,6 +343,7 @@ class AnalyzeSourceResponse(_message.Message):
     FRAME_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     GAP_FIELD_NUMBER: _builtins.int
+    FRAMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___Started:
         """The video was recognised; first message only."""
@@ -334,6 +360,10 @@ class AnalyzeSourceResponse(_message.Message):
     def gap(self) -> Global___Gap:
         """A live source broke off, an attempt to connect again failed, or its frames are back."""
 
+    @_builtins.property
+    def frames(self) -> Global___FrameResults:
+        """Several analysed frames; only if max_frames_per_response allows it."""
+
     def __init__(
         self,
         *,
@@ -341,12 +371,13 @@ class AnalyzeSourceResponse(_message.Message):
         frame: Global___FrameResult | None = ...,
         summary: Global___Summary | None = ...,
         gap: Global___Gap | None = ...,
+        frames: Global___FrameResults | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "gap", b"gap", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "frames", b"frames", "gap", b"gap", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "gap", b"gap", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "frames", b"frames", "gap", b"gap", "result", b"result", "started", b"started", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["started", "frame", "summary", "gap"]  # noqa: Y015
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["started", "frame", "summary", "gap", "frames"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
@@ -452,6 +483,30 @@ class Started(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Started: _TypeAlias = Started  # noqa: Y015
+
+@_typing.final
+class FrameResults(_message.Message):
+    """Answers for frames that follow each other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___FrameResult]:
+        """In order, 2 or more."""
+
+    def __init__(
+        self,
+        *,
+        frames: _abc.Iterable[Global___FrameResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FrameResults: _TypeAlias = FrameResults  # noqa: Y015
 
 @_typing.final
 class FrameResult(_message.Message):
@@ -1189,6 +1244,7 @@ class GetServingStateResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     ACTIVE_STREAMS_FIELD_NUMBER: _builtins.int
     CURRENT_TIMESTAMP_FIELD_NUMBER: _builtins.int
+    SERVICES_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """This server, as the registry's rollout names it."""
     registry: _builtins.str
@@ -1205,6 +1261,10 @@ class GetServingStateResponse(_message.Message):
     def current_timestamp(self) -> _timestamp_pb2.Timestamp:
         """The server's clock, in UTC, when it answered."""
 
+    @_builtins.property
+    def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Full names of the services through which its models are reached on this port."""
+
     def __init__(
         self,
         *,
@@ -1214,10 +1274,11 @@ class GetServingStateResponse(_message.Message):
         models: _abc.Iterable[Global___ServedModel] | None = ...,
         active_streams: _builtins.int = ...,
         current_timestamp: _timestamp_pb2.Timestamp | None = ...,
+        services: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["current_timestamp", b"current_timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "current_timestamp", b"current_timestamp", "instance_id", b"instance_id", "models", b"models", "registry", b"registry", "registry_connected", b"registry_connected"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "current_timestamp", b"current_timestamp", "instance_id", b"instance_id", "models", b"models", "registry", b"registry", "registry_connected", b"registry_connected", "services", b"services"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1244,6 +1305,8 @@ class ServedModel(_message.Message):
     CLEARED_FIELD_NUMBER: _builtins.int
     FAMILY_FIELD_NUMBER: _builtins.int
     CLASS_NAMES_FIELD_NUMBER: _builtins.int
+    REQUESTS_ANSWERED_FIELD_NUMBER: _builtins.int
+    REQUESTS_FAILED_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Name."""
     seen_version: _builtins.int
@@ -1272,6 +1335,10 @@ class ServedModel(_message.Message):
     """True if the registry has no version of this model in production and the last one goes on answering."""
     family: _builtins.str
     """Layout that the running version's output is read as, for instance "yolo-detect" or "tensors"; empty if none."""
+    requests_answered: _builtins.int
+    """Requests for raw tensors (ModelInfer, ModelStreamInfer) answered since the server started."""
+    requests_failed: _builtins.int
+    """Requests for raw tensors that could not be answered since the server started."""
     @_builtins.property
     def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Class names of the running version, in the order of class_id."""
@@ -1294,10 +1361,12 @@ class ServedModel(_message.Message):
         cleared: _builtins.bool = ...,
         family: _builtins.str = ...,
         class_names: _abc.Iterable[_builtins.str] | None = ...,
+        requests_answered: _builtins.int = ...,
+        requests_failed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "cleared", b"cleared", "device", b"device", "family", b"family", "frames_answered", b"frames_answered", "frames_failed", b"frames_failed", "last_error", b"last_error", "model_name", b"model_name", "provider", b"provider", "revision", b"revision", "running_sha256", b"running_sha256", "running_version", b"running_version", "seen_version", b"seen_version", "state", b"state", "swaps", b"swaps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "cleared", b"cleared", "device", b"device", "family", b"family", "frames_answered", b"frames_answered", "frames_failed", b"frames_failed", "last_error", b"last_error", "model_name", b"model_name", "provider", b"provider", "requests_answered", b"requests_answered", "requests_failed", b"requests_failed", "revision", b"revision", "running_sha256", b"running_sha256", "running_version", b"running_version", "seen_version", b"seen_version", "state", b"state", "swaps", b"swaps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

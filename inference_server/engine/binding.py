@@ -1,0 +1,59 @@
+"""Runs on a device with inputs and outputs in its memory: nothing is allocated for a batch, and only what is asked for
+comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+
+from inference_server.engine.session import Session
+
+Arrays = Mapping[str, NDArray[Any]]
+
+# Buffers for so many shapes of inputs are kept; there are as many as there are batch sizes, unless callers of raw
+# tensors bring others.
+SHAPES = 16
+
+
+class BoundSession:
+    """A session on the device `kind` and `index` of ONNX Runtime's memory ("cuda", 0); "cpu" runs the same code."""
+
+    def __init__(self, session: Session, kind: str, index: int) -> None:
+        self._session = session
+        self._where = kind, index
+        self._outputs: list[str] = [output.name for output in session.get_outputs()]
+        self._buffers: dict[tuple[str, tuple[int, ...], str], Any] = {}
+        self._lock = Lock()
+
+    def run(self, names: Sequence[str], inputs: Arrays) -> list[NDArray[Any]]:
+        """The outputs called `names`, on the host; the others stay on the device. One run at a time."""
+        with self._lock:
+            binding = self._session.io_binding()
+            for name, array in inputs.items():
+                binding.bind_ortvalue_input(name, self._on_device(name, array))
+            for name in self._outputs:
+                binding.bind_output(name, *self._where)
+            self._session.run_with_iobinding(binding)
+            values = dict(zip(self._outputs, binding.get_outputs(), strict=True))
+            return [values[name].numpy() for name in names]
+
+    def _on_device(self, name: str, array: NDArray[Any]) -> Any:
+        key = name, array.shape, array.dtype.str
+        buffer = self._buffers.pop(key, None)
+        if buffer is None:
+            buffer = onnxruntime.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype.type, *self._where)
+            while len(self._buffers) >= SHAPES:
+                del self._buffers[next(iter(self._buffers))]
+        self._buffers[key] = buffer  # the last used last
+        buffer.update_inplace(np.ascontiguousarray(array))
+        return buffer
+
+
+def can_be_bound(inputs: Arrays) -> bool:
+    """Whether all inputs are numbers that a device's buffer takes."""
+    return all(array.dtype.kind in "buif" and array.size for array in inputs.values())

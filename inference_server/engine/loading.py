@@ -1,0 +1,120 @@
+"""Brings a version into memory: verified, recognised, optimised, rehearsed, and quickly where that was done before."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from inference_server.detection import Settings, read_settings, recognise
+from inference_server.engine.device import SESSION_ERRORS, Device, open_session
+from inference_server.engine.graph import ModelVersion, read_file, read_model, signature_of
+from inference_server.engine.model import LoadedModel, names
+from inference_server.engine.prepared import Prepared, PreparedModels, key_of
+from inference_server.engine.preprocessing import compose
+from inference_server.engine.session import CONFIGURATION, SessionPlan, at_low_priority, explain
+from inference_server.engine.tensors import ports_of, widen_bfloat16
+from inference_server.errors import ModelRefused
+
+log = structlog.get_logger(__name__)
+
+
+DIRECT = SessionPlan()
+
+
+def load(
+    version: ModelVersion, device: Device, *, max_batch: int = 8, prepared: PreparedModels | None = None
+) -> LoadedModel:
+    """Bring a version into memory, ready to answer. Blocks; run it in a thread.
+
+    The file is read whole each time, and the digest is that of the very bytes that are run. `max_batch` bounds batches
+    of models that take any number of frames. With `prepared` the cores are left to frames that are answered meanwhile,
+    and a file that was loaded before is only verified and put into memory. Raises ModelRefused with a reason that a
+    person can act on.
+    """
+    # What CUDA makes of a graph belongs to its session, and so does what is rehearsed there.
+    keep = prepared if device.kind == "cpu" else None
+    loading = _Loading(version, read_settings(version.attributes), device, max_batch)
+    loaded = (loading.again(keep) or loading.beside(keep)) if keep else loading.directly()
+    log.info(
+        "model loaded", device=loaded.device, provider=loaded.provider, family=loaded.family.name, **names(version)
+    )
+    return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class _Loading:
+    """One version on its way into memory."""
+
+    version: ModelVersion
+    settings: Settings
+    device: Device
+    max_batch: int
+
+    def again(self, keep: PreparedModels) -> LoadedModel | None:
+        """The version as an earlier load of the same bytes prepared it; None where there is none that can be used."""
+        _, sha256 = read_file(self.version.path)
+        if self.version.sha256 not in ("", sha256):
+            return None
+        found = keep.find(self._key(sha256))
+        if found is None:
+            return None
+        try:
+            return self._open_prepared(sha256, found)
+        except ModelRefused as error:
+            log.warning("prepared model ignored", reason=str(error), **names(self.version))
+            return None
+
+    def beside(self, keep: PreparedModels) -> LoadedModel:
+        """Optimise and rehearse at low priority, and keep what came of it."""
+        composed, sha256 = self._read()
+        ready = at_low_priority(partial(self._prepare, composed, sha256))
+        keep.keep(self._key(sha256), ready)
+        return self._open_prepared(sha256, ready)
+
+    def directly(self) -> LoadedModel:
+        """Optimise and rehearse in the session that answers."""
+        composed, sha256 = self._read()
+        loaded = self._open(sha256, composed, DIRECT)
+        loaded.rehearse()
+        return loaded
+
+    def _read(self) -> tuple[Prepared, str]:
+        """The graph that is to be run, not optimised yet, what its file says of it, and the digest."""
+        model, sha256 = read_model(self.version)
+        signature = signature_of(model)
+        widen_bfloat16(model)
+        picture = recognise(signature, self.settings).picture
+        entries = None if picture is None else compose(model, picture)
+        at_once = 1 if picture is None else picture.batch or self.max_batch
+        return Prepared(signature, entries, at_once, model.SerializeToString()), sha256
+
+    def _prepare(self, composed: Prepared, sha256: str) -> Prepared:
+        """With one thread, the one that calls: others would not have its priority."""
+        with tempfile.TemporaryDirectory(prefix="videoai-") as folder:
+            saved = Path(folder) / "optimised.ort"
+            loaded = self._open(sha256, composed, SessionPlan(threads=1, save_to=saved))
+            loaded.rehearse()
+            loaded.close()
+            return replace(composed, max_batch=loaded.max_batch, graph=saved.read_bytes())
+
+    def _open_prepared(self, sha256: str, ready: Prepared) -> LoadedModel:
+        return self._open(sha256, ready, SessionPlan(optimised=True))
+
+    def _open(self, sha256: str, graph: Prepared, plan: SessionPlan) -> LoadedModel:
+        family = recognise(graph.signature, self.settings)
+        try:
+            session = open_session(graph.graph, self.device, plan)
+        except SESSION_ERRORS as error:
+            raise ModelRefused(f"ONNX Runtime cannot run the model: {explain(error)}") from error
+        version = replace(self.version, sha256=sha256)
+        defaults = replace(family.defaults, **self.settings.options)
+        ports = ports_of(graph.signature, family.picture, graph.entries)
+        return LoadedModel(version, family, defaults, session, self.device, graph.max_batch, ports)
+
+    def _key(self, sha256: str) -> str:
+        options = {**CONFIGURATION, "provider": self.device.provider, "max_batch": self.max_batch}
+        return key_of(sha256, self.version.attributes, options)

@@ -1,0 +1,159 @@
+"""What a swap costs: those who are answered meanwhile, and whoever waits for the new version.
+
+One server, versions as large as YOLOv8n and tiny ones, over gRPC. A client asks for one picture after the other and
+takes the time of each answer, with versions loading and swapping every second and without, in turn.
+
+python tests/benchmarks/bench_swaps.py [--seconds 8]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import threading
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from time import perf_counter, sleep
+
+import numpy as np
+import yolo_sized
+from demo import models
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "end_to_end"))
+
+from harness import NAME, Pair
+from report import ROUNDS, Row, in_pairs, report
+
+from inference_server.engine import Device, ModelVersion, PreparedModels, load
+
+SIZE = 640
+TINY = (1, 2)
+LARGE = (11, 12)
+
+
+class Swapper:
+    """Activates the large versions in turn, every second, while entered; counts those that answered."""
+
+    def __init__(self, pair: Pair, *, active: bool) -> None:
+        self._pair = pair
+        self._active = active
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._swap)
+
+    def _swap(self) -> None:
+        version = LARGE[0]
+        while self._active and not self._over.wait(1):
+            version = sum(LARGE) - version
+            self._pair.activate(version)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def slow_answers(pair: Pair, seconds: float, *, swapping: bool) -> tuple[float, int, int]:
+    """The 99th percentile of the time of an answer in ms, how many there were, and how many swaps."""
+    picture = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    times = []
+    before = pair.serving().swaps
+    with Swapper(pair, active=swapping):
+        end = perf_counter() + seconds
+        while (start := perf_counter()) < end:
+            pair.answer(picture)  # raises for any failure
+            times.append(perf_counter() - start)
+    return 1000 * float(np.percentile(times, 99)), len(times), pair.serving().swaps - before
+
+
+def p99_row(pair: Pair, seconds: float) -> tuple[Row, dict[str, object]]:
+    pair.activate(LARGE[1])
+    pair.wait_until_running(LARGE[1])
+    pair.activate(LARGE[0])
+    pair.wait_until_running(LARGE[0])
+    pairs, answers, swaps = [], 0, 0
+    for _ in range(ROUNDS + 1):
+        quiet, _, _ = slow_answers(pair, seconds, swapping=False)
+        busy, count, swapped = slow_answers(pair, seconds, swapping=True)
+        pairs.append((busy, quiet))
+        answers, swaps = answers + count, swaps + swapped
+    row = in_pairs(
+        "p99 of an answer while a version loads and swaps every second", "p99 without swaps", "ms", pairs[1:]
+    )
+    return row, {"answers beside swaps": answers, "swaps": swaps, "failures": 0}
+
+
+def first_answer_milliseconds(pair: Pair, version: int) -> float:
+    """From the reply to an activation until the server answers with the version."""
+    picture = np.zeros((64, 64, 3), np.uint8)
+    pair.activate(version)
+    start = perf_counter()
+    while pair.answer(picture).model_version != version:
+        pass
+    return 1000 * (perf_counter() - start)
+
+
+def load_milliseconds(path: Path, prepared: PreparedModels | None) -> float:
+    """Load and warm-up in this process, with nothing beside."""
+    start = perf_counter()
+    load(ModelVersion(NAME, 1, path), Device("cpu"), prepared=prepared).close()
+    return 1000 * (perf_counter() - start)
+
+
+def activation_row(pair: Pair, files: dict[int, Path], prepared: PreparedModels) -> Row:
+    pair.activate(TINY[0])
+    pair.wait_until_running(TINY[0])
+    pairs = []
+    for round_ in range(2 * ROUNDS + 2):
+        version = TINY[(round_ + 1) % 2]
+        alone = load_milliseconds(files[version], prepared)
+        pairs.append((first_answer_milliseconds(pair, version), alone))
+        sleep(0.2)
+    row = in_pairs("activation's reply to first answer by a tiny version", "load and warm-up alone", "ms", pairs[2:])
+    over = median(measured - alone for measured, alone in pairs[2:])
+    return replace(row, what=f"{row.what} ({over:+.0f} ms)")
+
+
+def load_row(what: str, path: Path, folder: Path) -> Row:
+    """A load of bytes that were loaded before against the first one."""
+    pairs = []
+    for round_ in range(ROUNDS + 1):
+        prepared = PreparedModels(folder / f"{path.stem}-{round_}", 1 << 30)
+        first = load_milliseconds(path, prepared)
+        pairs.append((load_milliseconds(path, prepared), first))
+    return in_pairs(f"later load, {what}", "first load", "ms", pairs[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=8, help="of each measurement of p99")
+    seconds = parser.parse_args().seconds
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "models").mkdir()
+        files = {version: root / f"v{version}.onnx" for version in (*TINY, *LARGE)}
+        models.build_v1(files[1])
+        models.build_v2(files[2])
+        for version in LARGE:
+            yolo_sized.write(files[version], seed=version)
+        rows = [load_row("tiny", files[2], root), load_row("YOLOv8n-sized", files[11], root)]
+        pair = Pair(root)
+        try:
+            pair.start_registry()
+            for version, path in files.items():
+                pair.register(path, version)
+            pair.activate(1)
+            pair.start_inference()
+            pair.wait_until_running(1)
+            rows.append(activation_row(pair, files, PreparedModels(root / "alone", 1 << 30)))
+            row, notes = p99_row(pair, seconds)
+        finally:
+            pair.close()
+    report("swaps", [*rows, row], notes)
+
+
+if __name__ == "__main__":
+    main()
