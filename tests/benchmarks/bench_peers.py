@@ -87,7 +87,7 @@ def ours(client: str, root: Path, model: Path) -> Iterator[Served]:
         pair.register(model, 1, name=MODEL, metadata={"attributes": {"videoai": {"family": "tensors"}}})
         pair.activate(1, name=MODEL)
         server = pair.start_inference("--shared-memory", "videoai-")
-        pair.wait_until_running(1)
+        pair.wait_until_running(1, MODEL)
         yield Served(server.address, client)
     finally:
         pair.close()
