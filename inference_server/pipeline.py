@@ -208,6 +208,9 @@ class _Stream:
         begun = [pending.answer for pending in self._outbox.unanswered() if not pending.withdraw()]
         if begun:  # frames are views of memory that goes with the decoder: wait for the session to be done with them
             await asyncio.wait(begun)
+        # The error that ends a stream may keep it, in circles, until the garbage collector comes.
+        for pending in self._outbox.clear():
+            pending.frame.release()
 
     async def _guard(self, part: Any) -> None:
         try:
