@@ -23,7 +23,7 @@ from inference_server.pipeline import Pipeline
 from inference_server.service import SERVICE, Identity, InferenceService
 from inference_server.serving import ServedModels
 from inference_server.settings import Settings
-from inference_server.sources import SourcePolicy
+from inference_server.sources import AllowedHosts, Network, SourcePolicy
 from inference_server.state import StateFile
 from inference_server.tensors import SERVICE as TENSOR_SERVICE
 from inference_server.tensors import Regions, TensorService, add_to
@@ -95,7 +95,10 @@ def _prepared_models(settings: Settings) -> PreparedModels:
 
 def _source_policy(settings: Settings) -> SourcePolicy:
     try:
-        return SourcePolicy(settings.allow_folder, settings.give_up_seconds)
+        network = Network(
+            AllowedHosts(settings.allow_host), settings.connect_timeout_seconds, settings.read_timeout_seconds
+        )
+        return SourcePolicy(settings.allow_folder, network, settings.give_up_seconds)
     except OSError as error:
         raise StartupError(f"--allow-folder {error.filename}: {error.strerror}") from error
 

@@ -133,8 +133,6 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: pb.AnalyzeSourceRequest, context: Context
     ) -> AsyncIterator[pb.AnalyzeSourceResponse]:
         config, source = request.config, self._sources.source(request.uri)
-        if source.live and config.HasField("resume_after_pts"):
-            raise InvalidField("resume_after_pts", "none, since the frames of a live source do not come again")
         patience = _patience(request, self._sources.give_up_seconds)
         events = self._pipeline.analyze_source(
             config.model_name, _stream_request(config), _video_analysis(config), source, patience

@@ -53,7 +53,7 @@ class _WallClockSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WallC
     WALL_CLOCK_SOURCE_UNSPECIFIED: _WallClockSource.ValueType  # 0
     """There is no time."""
     WALL_CLOCK_SOURCE_CAMERA: _WallClockSource.ValueType  # 1
-    """The source's own, as its RTCP sender reports tell it."""
+    """The source's own, where the stream carries it."""
     WALL_CLOCK_SOURCE_RECEIVED: _WallClockSource.ValueType  # 2
     """The server's, when the frame had arrived and was decoded: later than the picture by the time that took."""
 
@@ -63,7 +63,7 @@ class WallClockSource(_WallClockSource, metaclass=_WallClockSourceEnumTypeWrappe
 WALL_CLOCK_SOURCE_UNSPECIFIED: WallClockSource.ValueType  # 0
 """There is no time."""
 WALL_CLOCK_SOURCE_CAMERA: WallClockSource.ValueType  # 1
-"""The source's own, as its RTCP sender reports tell it."""
+"""The source's own, where the stream carries it."""
 WALL_CLOCK_SOURCE_RECEIVED: WallClockSource.ValueType  # 2
 """The server's, when the frame had arrived and was decoded: later than the picture by the time that took."""
 Global___WallClockSource: _TypeAlias = WallClockSource  # noqa: Y015
@@ -295,8 +295,8 @@ class AnalyzeSourceRequest(_message.Message):
     MAX_RECONNECTS_FIELD_NUMBER: _builtins.int
     GIVE_UP_SECONDS_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
-    """file:///absolute/path, http://, https://, rtsp:// or rtsps://; user:password@ before the host is sent to that host
-    alone and never logged.
+    """file:///absolute/path, http:// or https://; user:password@ before the host is sent to that host alone and never
+    logged. rtsp:// and rtsps:// are not read yet: INVALID_ARGUMENT.
     """
     max_reconnects: _builtins.int
     """Attempts to connect again in one gap of a live source before the stream ends with UNAVAILABLE; 0: none, it ends with
@@ -387,7 +387,7 @@ Global___AnalyzeSourceResponse: _TypeAlias = AnalyzeSourceResponse  # noqa: Y015
 class Gap(_message.Message):
     """How far a gap in a live source has come. Sent when the source breaks off, after each failed attempt to connect again, and
     when a frame has arrived again; frames before it come before it. After a gap frame_index goes on and time_seconds
-    has advanced by the length of the gap; pts may begin anew.
+    has advanced by about the length of the gap; pts may begin anew.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
