@@ -158,7 +158,7 @@ class _Stream:
         self._analysis = analysis
         self._max_unsent = max_unsent
         self._leases = {0: lease}
-        self._turn = Turn(caller=self, bounded=False)
+        self._turn = Turn(caller=object(), bounded=False)  # not itself: memory must not wait for a collection
         self._asking = Asking(served, lease.running, analysis, self._turn)
         self._outbox: Outbox[StartedVideo | Gap | Exception | _End, Pending] = Outbox(analysis.together)
         self._per_version: dict[int, int] = {}

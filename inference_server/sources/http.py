@@ -13,6 +13,7 @@ import h11
 
 from inference_server.errors import InvalidField, SourceNotAllowed, SourceNotFound, SourceRefused, SourceUnavailable
 from inference_server.sources.connecting import Link, Network, connect
+from inference_server.sources.multipart import Parts, boundary
 from inference_server.sources.source import SourceLost
 from inference_server.sources.uris import NetworkUri, parse
 from inference_server.video import DecodedStream
@@ -62,6 +63,7 @@ class _Response:
 
     exchange: _Exchange
     length: int | None
+    separator: bytes | None = None
     file: None = None
 
     @property
@@ -70,11 +72,12 @@ class _Response:
 
     async def pump(self, decoded: DecodedStream) -> None:
         """Feed the body to the decoder, as fast as that takes it."""
-        received = 0
+        received, parts = 0, None if self.separator is None else Parts(self.separator)
         try:
             async for data in self.exchange.body():
                 received += len(data)
-                await decoded.feed(data)
+                for piece in (data,) if parts is None else parts.feed(data):
+                    await decoded.feed(piece)
         except SourceLost as lost:
             of = "" if self.length is None else f" after {received} of {self.length} bytes"
             raise SourceLost(f"{lost}{of}") from None
@@ -125,7 +128,8 @@ def _accept(uri: NetworkUri, response: h11.Response, exchange: _Exchange) -> _Re
     if _header(response, b"content-encoding") not in ("", "identity"):
         raise SourceRefused(f"uri: {uri} compresses the video, although asked not to")
     length = _header(response, b"content-length")
-    return _Response(exchange, int(length) if length else None)
+    separator = boundary(_header(response, b"content-type"))
+    return _Response(exchange, int(length) if length else None, separator)
 
 
 def _redirect(uri: NetworkUri, location: str) -> NetworkUri:
