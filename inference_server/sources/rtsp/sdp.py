@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 # Payload types that need no description.
 _STATIC = {26: ("JPEG", 90_000)}
+_LONGEST_SIDE = 65_535
 _RTPMAP = re.compile(r"(\d{1,3})\s+([\w-]+)/(\d{1,9})")
 _NUMBER = re.compile(r"\d{1,4}(\.\d{1,9})?")
 _SIZE = re.compile(r"(\d{1,5})[-,x](\d{1,5})")
@@ -83,6 +84,6 @@ def _describe(media: Media, name: str, rest: str) -> None:
         pairs = (pair.strip().partition("=") for pair in rest.partition(" ")[2].split(";"))
         media.parameters |= {key.strip().lower(): value.strip() for key, _, value in pairs if key}
     elif name in ("x-dimensions", "framesize") and (size := _SIZE.search(rest.rpartition(" ")[2])):
-        media.size = int(size[1]), int(size[2])
+        media.size = min(int(size[1]), _LONGEST_SIDE), min(int(size[2]), _LONGEST_SIDE)
     elif name in ("framerate", "x-framerate") and _NUMBER.fullmatch(rest) and 1 <= float(rest) <= 1000:
         media.frame_rate = float(rest)

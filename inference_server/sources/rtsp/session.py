@@ -41,13 +41,13 @@ class Session:
             response = await self._response()
             if response.status != 401 or not self._challenged(response):
                 break
+        self._learn(response)
         return response
 
     async def expect(self, method: str, target: str, **headers: str) -> Message:
         """Send a request that is to be granted. Raises SourceError and SourceLost."""
         response = await self.ask(method, target, **headers)
         check(self.uri, response)
-        self._learn(response)
         return response
 
     async def packets(self) -> list[Packet]:
