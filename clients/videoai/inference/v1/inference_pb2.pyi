@@ -1318,7 +1318,7 @@ class ServedModel(_message.Message):
     running_sha256: _builtins.str
     """SHA-256 of the running version's file, 64 lower-case hexadecimal digits; empty if none."""
     device: _builtins.str
-    """Device that the session runs on: "cuda:N" or "cpu"; empty if none."""
+    """Device that the session runs on: "cuda:N", "tensorrt:N" or "cpu"; empty if none."""
     provider: _builtins.str
     """Provider that ONNX Runtime reports first for the session, for instance "CUDAExecutionProvider"; empty if none."""
     state: Global___ServingState.ValueType
