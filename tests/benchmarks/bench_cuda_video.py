@@ -3,8 +3,8 @@
 python tests/benchmarks/bench_cuda_video.py [--device cpu]
 
 AnalyzeVideo of 1, 8 and 32 streams of 720p against the decoder alone: the same decoders, told to prepare for the same
-model, their frames given back unread. ModelInfer of 1, 8 and 32 frames of bytes against the session in this process that
-is given the same bytes. With --device cpu it is a dry run, small, that shows nothing but that it runs.
+model, their frames given back unread. ModelInfer of 1, 8 and 32 frames of bytes against the session in this process
+that is given the same bytes. With --device cpu it is a dry run, small, that shows nothing but that it runs.
 """
 
 from __future__ import annotations
