@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 import grpc
@@ -15,7 +16,7 @@ from videoai.inference.v1 import inference_pb2_grpc
 
 from inference_server.applier import Applier
 from inference_server.cache import ModelCache
-from inference_server.engine import PreparedModels, choose_device, load
+from inference_server.engine import PreparedModels, choose_device, load, usable_cpus
 from inference_server.errors import DeviceUnavailable
 from inference_server.fetching import ModelFiles
 from inference_server.pipeline import Pipeline
@@ -25,7 +26,7 @@ from inference_server.settings import Settings
 from inference_server.sources import SourcePolicy
 from inference_server.state import StateFile
 from inference_server.tensors import Regions, TensorService, add_to
-from inference_server.video import DecoderPool
+from inference_server.video import DecoderPool, DecoderSettings
 from inference_server.watcher import Watcher
 from server_kit import background
 from server_kit.health import Health
@@ -63,7 +64,7 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
             names=settings.models,
             unload_cleared=settings.unload_cleared,
         )
-        pool = await stack.enter_async_context(DecoderPool(settings.decoders))
+        pool = await stack.enter_async_context(DecoderPool(_decoders(settings)))
         pipeline = Pipeline(models, pool, settings.max_streams)
         sources = _source_policy(settings)
         identity = Identity(settings.instance_id, settings.registry, lambda: watcher.connected)
@@ -95,6 +96,10 @@ def _source_policy(settings: Settings) -> SourcePolicy:
         return SourcePolicy(settings.allow_folder, settings.give_up_seconds)
     except OSError as error:
         raise StartupError(f"--allow-folder {error.filename}: {error.strerror}") from error
+
+
+def _decoders(settings: Settings) -> DecoderSettings:
+    return replace(settings.decoders, threads=min(64, usable_cpus()))
 
 
 async def _end_streams(pipeline: Pipeline, health: Health, grace_seconds: float) -> None:

@@ -83,6 +83,11 @@ class Nursery:
         self._children: dict[int, DecoderProcess] = {}
         self._last_id = 0
 
+    @property
+    def alive(self) -> int:
+        """How many decoders there are."""
+        return len(self._children)
+
     def fork(self) -> DecoderProcess:
         """Ask for a decoder. This waits for nothing: what is sent to the decoder meanwhile waits in its sockets."""
         channel = self._running()
