@@ -45,6 +45,14 @@ CRASH_ARGS ?=
 test-crash: $(SETUP) ## Kill writing registry servers N=1000 times and check what is left
 	$(PY) tests/crash/crash.py --kills $(N) $(CRASH_ARGS)
 
+# What else to tell the fuzzer: make fuzz FUZZ_ARGS="--only 1234567" sends one input again.
+FUZZ_ARGS ?=
+fuzz: N = 10000
+
+.PHONY: fuzz
+fuzz: $(SETUP) ## Send N=10000 mutated videos and pictures to an inference server and check all that follows
+	$(PY) tests/fuzz/fuzz.py --cases $(N) $(FUZZ_ARGS)
+
 # The exporters' own packages, torch among them, are a download of 3 GB: they get an environment of their own.
 EXPORTERS := build/exporters
 EXPORTERS_PY := $(EXPORTERS)/venv/bin/python

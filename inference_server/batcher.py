@@ -313,12 +313,11 @@ class _Batch:
             }
             return TensorAnswer(outputs, queued, self._seconds)
         started = perf_counter()
-        outputs = {name: array[first] for name, array in ran.items()}
+        kept = {name: array[first].copy() for name, array in ran.items()} if job.reading.include_outputs else {}
         try:
-            found = model.family.decode(outputs, job.reading.placement, job.reading.options)
+            found = model.read(ran, first, job.reading.placement, job.reading.options)
         except Exception as error:  # noqa: BLE001 - of this frame alone; raised again where it is awaited
             return error
-        kept = {name: array.copy() for name, array in outputs.items()} if job.reading.include_outputs else {}
         return Answer(found, kept, queued, self._seconds, perf_counter() - started)
 
 

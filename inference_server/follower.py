@@ -44,6 +44,7 @@ class Follower:
         self._aim: Aim | None = None
         self._refused: ModelVersion | None = None
         self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
         self.task = background.start(self._run(), f"follow {model.model_name}")
 
     def announce(self, announcement: Announcement) -> None:
@@ -52,7 +53,12 @@ class Follower:
         if announcement != self._wanted:
             self._wanted = announcement
             self._check_aim()
+            self._settled.clear()
             self._wake.set()
+
+    async def settled(self) -> None:
+        """Wait until it is known whether the version announced last runs."""
+        await self._settled.wait()
 
     def forget(self) -> None:
         """Let no version be the one to run."""
@@ -65,6 +71,8 @@ class Follower:
             self._wake.clear()
             if self._wanted is not None:
                 await self._bring_about(self._wanted)
+            if not self._wake.is_set():
+                self._settled.set()
 
     async def _bring_about(self, wanted: Announcement) -> None:
         model, version = self._model, wanted.version

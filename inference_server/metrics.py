@@ -48,6 +48,11 @@ INFERENCE_SECONDS = Histogram(
     "videoai_inference_seconds", "Time of a batch in the session.", ["model_name"], buckets=SECONDS
 )
 STREAMS = Gauge("videoai_streams", "Video streams that are being analysed.")
+DECODER_SANDBOX = Gauge(
+    "videoai_decoder_sandbox",
+    "1 for each layer of the decoders' sandbox, 0 for one that is missing.",
+    ["layer"],
+)
 REGISTRY_CONNECTED = Gauge("videoai_registry_connected", "1 while the watch on the registry is connected and synced.")
 FETCHES = Counter(
     "videoai_model_fetches",

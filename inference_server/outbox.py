@@ -70,6 +70,13 @@ class Outbox(Generic[Event, Question]):
         """What is still to be answered."""
         return [question for _, question in self._items if question is not None and not question.answer.done()]
 
+    def clear(self) -> list[Question]:
+        """Forget everything, since nobody will take it; the questions among it, answered or not."""
+        questions = [question for _, question in self._items if question is not None]
+        self._items.clear()
+        self._events = self._answered = 0
+        return questions
+
     def _run(self) -> list[Question]:
         """Take the answered questions at the head."""
         taken: list[Question] = []

@@ -158,7 +158,7 @@ class _Stream:
         self._analysis = analysis
         self._max_unsent = max_unsent
         self._leases = {0: lease}
-        self._turn = Turn(caller=self, bounded=False)
+        self._turn = Turn(caller=object(), bounded=False)  # not itself: memory must not wait for a collection
         self._asking = Asking(served, lease.running, analysis, self._turn)
         self._outbox: Outbox[StartedVideo | Gap | Exception | _End, Pending] = Outbox(analysis.together)
         self._per_version: dict[int, int] = {}
@@ -208,6 +208,9 @@ class _Stream:
         begun = [pending.answer for pending in self._outbox.unanswered() if not pending.withdraw()]
         if begun:  # frames are views of memory that goes with the decoder: wait for the session to be done with them
             await asyncio.wait(begun)
+        # The error that ends a stream may keep it, in circles, until the garbage collector comes.
+        for pending in self._outbox.clear():
+            pending.frame.release()
 
     async def _guard(self, part: Any) -> None:
         try:

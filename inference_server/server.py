@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,19 +14,21 @@ from videoai import RegistryClient as BlockingClient
 from videoai.aio import RegistryClient
 from videoai.inference.v1 import inference_pb2_grpc
 
+from inference_server import metrics
 from inference_server.applier import Applier
 from inference_server.cache import ModelCache
 from inference_server.engine import PreparedModels, choose_device, load, usable_cpus
 from inference_server.errors import DeviceUnavailable
 from inference_server.fetching import ModelFiles
 from inference_server.pipeline import Pipeline
-from inference_server.service import Identity, InferenceService
+from inference_server.service import SERVICE, Identity, InferenceService
 from inference_server.serving import ServedModels
 from inference_server.settings import Settings
-from inference_server.sources import SourcePolicy
+from inference_server.sources import AllowedHosts, Network, SourcePolicy
 from inference_server.state import StateFile
+from inference_server.tensors import SERVICE as TENSOR_SERVICE
 from inference_server.tensors import Regions, TensorService, add_to
-from inference_server.video import DecoderPool, DecoderSettings
+from inference_server.video import LAYERS, DecoderPool, DecoderSettings
 from inference_server.watcher import Watcher
 from server_kit import background
 from server_kit.health import Health
@@ -64,13 +66,14 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
             names=settings.models,
             unload_cleared=settings.unload_cleared,
         )
-        pool = await stack.enter_async_context(DecoderPool(_decoders(settings)))
+        pool = await stack.enter_async_context(DecoderPool(_decoders(settings), _Sandbox().show))
         pipeline = Pipeline(models, pool, settings.max_streams)
         sources = _source_policy(settings)
-        identity = Identity(settings.instance_id, settings.registry, lambda: watcher.connected)
+        services = (SERVICE, TENSOR_SERVICE)
+        identity = Identity(settings.instance_id, settings.registry, lambda: watcher.connected, services)
         regions = Regions(settings.shared_memory)
         stack.callback(regions.close)
-        add_to(server, TensorService(models, regions))
+        add_to(server, TensorService(models, regions, watcher))
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(
             InferenceService(pipeline, models, sources, identity), server
         )
@@ -93,13 +96,30 @@ def _prepared_models(settings: Settings) -> PreparedModels:
 
 def _source_policy(settings: Settings) -> SourcePolicy:
     try:
-        return SourcePolicy(settings.allow_folder, settings.give_up_seconds)
+        network = Network(
+            AllowedHosts(settings.allow_host), settings.connect_timeout_seconds, settings.read_timeout_seconds
+        )
+        return SourcePolicy(settings.allow_folder, network, settings.give_up_seconds)
     except OSError as error:
         raise StartupError(f"--allow-folder {error.filename}: {error.strerror}") from error
 
 
-def _decoders(settings: Settings) -> DecoderSettings:
-    return replace(settings.decoders, threads=min(64, usable_cpus()))
+class _Sandbox:
+    """Shows what decoders are confined by: in metrics always, in the log when it changes."""
+
+    def __init__(self) -> None:
+        self._layers: Collection[str] | None = None
+
+    def show(self, layers: Collection[str]) -> None:
+        for layer in LAYERS:
+            metrics.DECODER_SANDBOX.labels(layer).set(layer in layers)
+        if layers == self._layers:
+            return
+        self._layers = layers
+        if missing := sorted(set(LAYERS) - set(layers)):
+            log.warning("decoders are confined less than they could be", missing=missing, active=[*layers])
+        else:
+            log.info("decoders are confined", active=[*layers])
 
 
 async def _end_streams(pipeline: Pipeline, health: Health, grace_seconds: float) -> None:

@@ -106,6 +106,7 @@ class Identity:
     instance_id: str
     registry: str
     registry_connected: Callable[[], bool]
+    services: tuple[str, ...]
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
@@ -132,8 +133,6 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self, request: pb.AnalyzeSourceRequest, context: Context
     ) -> AsyncIterator[pb.AnalyzeSourceResponse]:
         config, source = request.config, self._sources.source(request.uri)
-        if source.live and config.HasField("resume_after_pts"):
-            raise InvalidField("resume_after_pts", "none, since the frames of a live source do not come again")
         patience = _patience(request, self._sources.give_up_seconds)
         events = self._pipeline.analyze_source(
             config.model_name, _stream_request(config), _video_analysis(config), source, patience
@@ -156,6 +155,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             registry_connected=self._identity.registry_connected(),
             models=[_served(model) for model in self._models],
             active_streams=self._pipeline.active_streams,
+            services=self._identity.services,
             current_timestamp=_now(),
         )
 
@@ -390,6 +390,8 @@ def _served(model: ServedModel) -> pb.ServedModel:
         last_error=model.last_error,
         frames_answered=model.frames_answered,
         frames_failed=model.frames_failed,
+        requests_answered=model.requests_answered,
+        requests_failed=model.requests_failed,
         swaps=model.swaps,
         cleared=model.cleared,
     )

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from inference_server import video_settings
+from inference_server.sources import HostRule
 from inference_server.video import DecoderSettings
 from server_kit.options import check_address, serve_options
 
@@ -44,6 +45,9 @@ class Settings:
     decoders: DecoderSettings
     shared_memory: str | None
     allow_folder: tuple[Path, ...]
+    allow_host: tuple[HostRule, ...]
+    connect_timeout_seconds: float
+    read_timeout_seconds: float
     give_up_seconds: float
     grace_seconds: float
 
@@ -163,6 +167,28 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Folder whose files AnalyzeSource may read, with all below it; none by default. Repeatable.",
         ),
         _option(
+            "--allow-host",
+            multiple=True,
+            metavar="HOST[:PORT]|CIDR[:PORT]",
+            callback=_host_rules,
+            help="Host whose streams AnalyzeSource may read; none by default. Addresses that are not public must be"
+            " listed as such: 192.168.1.0/24. Repeatable.",
+        ),
+        _option(
+            "--connect-timeout-seconds",
+            type=click.FloatRange(min=0, min_open=True),
+            default=10.0,
+            show_default=True,
+            help="How long AnalyzeSource waits for a host to answer.",
+        ),
+        _option(
+            "--read-timeout-seconds",
+            type=click.FloatRange(min=0, min_open=True),
+            default=10.0,
+            show_default=True,
+            help="A source that sends less than 1 KiB in so long has broken off.",
+        ),
+        _option(
             "--give-up-seconds",
             type=click.FloatRange(min=0),
             default=300.0,
@@ -209,6 +235,13 @@ def read_object(context: click.Context, parameter: click.Parameter, value: str) 
     if not isinstance(found, dict):
         raise click.BadParameter(f"expected a JSON object, got {value!r}", context, parameter)
     return found
+
+
+def _host_rules(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[HostRule, ...]:
+    try:
+        return tuple(HostRule.parse(value) for value in values)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
 
 
 def _check_device(context: click.Context, parameter: click.Parameter, value: str) -> str:

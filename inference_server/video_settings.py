@@ -61,6 +61,9 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "max_video_seconds", 0, "Time after which a video is ended, by its timestamps; 0: never."
     ),
     "--max-video-bytes": _limit("max_video_bytes", 0, "Encoded bytes after which a video is ended; 0: never."),
+    "--max-frame-cpu-seconds": _limit(
+        "max_frame_cpu_seconds", 0, "Processor time that one frame, or picture, may need before its video is ended."
+    ),
     "--corrupt-packet-budget": _limit(
         "corrupt_packet_budget", 0, "Packets that may fail to decode before a video is ended."
     ),

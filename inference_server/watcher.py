@@ -18,9 +18,10 @@ from videoai.watching import Activated, Cleared, Disconnected, Synced
 from inference_server import metrics
 from inference_server.applier import Applier
 from inference_server.engine import ModelVersion
+from inference_server.errors import ModelNotReady
 from inference_server.follower import Follower
-from inference_server.reporter import Reporter
-from inference_server.serving import ServedModels
+from inference_server.reporter import Report, Reporter
+from inference_server.serving import ServedModel, ServedModels, State
 from inference_server.state import Announcement, StateFile
 from server_kit import background
 
@@ -58,6 +59,8 @@ class Watcher:
         self.connected = False
         self.synced = asyncio.Event()
         self.unreachable = asyncio.Event()
+        self._announced: dict[str, Announcement] = {}
+        self._unloaded: dict[str, Announcement] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -137,11 +140,41 @@ class Watcher:
         version = ModelVersion(model.model_name, model.version, self._root / model.path, model.sha256, attributes)
         return Announcement(version, revision)
 
+    async def load(self, model: ServedModel) -> None:
+        """Serve the version that is in production, if it is not served; wait for it. Raises ModelNotReady."""
+        announced = self._announced.get(model.model_name)
+        if announced is None or model.cleared:
+            raise ModelNotReady(model.model_name, "the registry has none in production")
+        follower = self._followers[model.model_name]
+        if self._unloaded.pop(model.model_name, None) is not None or model.state is State.REJECTED:
+            follower.forget()  # so that a version that was refused is tried again
+            follower.announce(announced)
+        await follower.settled()
+        if model.running is None or model.running.model.version.version != announced.version.version:
+            raise ModelNotReady(model.model_name, model.last_error)
+
+    def unload(self, model: ServedModel) -> None:
+        """Serve the model no more, until it is loaded again or the registry announces another version."""
+        announced = self._announced.get(model.model_name)
+        if announced is None:
+            return
+        log.warning("unloaded, as a caller asked", model_name=model.model_name)
+        self._unloaded[model.model_name] = announced
+        self._followers[model.model_name].forget()
+        self._applier.unload(model)
+        model.last_error = "unloaded, as a caller asked"
+        self._reporter.tell(Report(announced, "REJECTED", 0, model.last_error))
+
     def _announce(self, announcement: Announcement) -> None:
         name = announcement.version.model_name
         model = self._models.announced(name)
         if model is None:
             return
+        self._announced[name] = announcement
+        if (unloaded := self._unloaded.get(name)) is not None and unloaded.version == announcement.version:
+            model.cleared = False
+            return
+        self._unloaded.pop(name, None)
         if name not in self._followers:
             self._followers[name] = Follower(model, self._applier.apply, self._reporter)
         self._followers[name].announce(announcement)

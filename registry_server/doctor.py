@@ -36,7 +36,7 @@ _DOUBTS = {
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Yield what is found out about the folder, the registry in it and the models that it names. Changes nothing."""
-    models = settings.root / MODELS_FOLDER
+    models = settings.root.resolve() / MODELS_FOLDER
     storage = settings.storage.under(settings.root).open(settings.lock_timeout)
     file = storage.files[0]
     folders = list(dict.fromkeys((models, file.parent)))

@@ -37,6 +37,16 @@ def configure(level: str, style: str) -> None:
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
 
+def level() -> str:
+    """The least severe level, of LEVELS, that is written."""
+    return logging.getLevelName(logging.getLogger().getEffectiveLevel()).lower()
+
+
+def set_level(level: str) -> None:
+    """Write everything from `level`, of LEVELS, on."""
+    logging.getLogger().setLevel(level.upper())
+
+
 def _final_processors(style: str) -> list[structlog.typing.Processor]:
     if style == "json":
         return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]

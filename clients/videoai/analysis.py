@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypedDict, cast
 
@@ -13,7 +13,8 @@ from videoai.inference.v1 import inference_pb2
 
 MAX_FRAMES_PER_RESPONSE = 16
 
-Response = inference_pb2.AnalyzeVideoResponse
+Response = inference_pb2.AnalyzeVideoResponse | inference_pb2.AnalyzeSourceResponse
+GapHandler = Callable[[inference_pb2.Gap], object]
 Request = inference_pb2.AnalyzeVideoRequest
 
 
@@ -40,6 +41,13 @@ class VideoOptions(FrameOptions, total=False):
     max_frames_per_response: int  # so many may come together; 1 = each as soon as it can; 16 by default
 
 
+class SourceOptions(VideoOptions, total=False):
+    """The same for a source that the server reads by itself, and how hard it is to try when a live one breaks off."""
+
+    max_reconnects: int  # attempts to connect again in one gap; 0: none
+    give_up_seconds: float  # longest gap; the server has a limit of its own
+
+
 class PixelArray(Protocol):
     """What is needed of a numpy array, H x W x 3, uint8, RGB."""
 
@@ -60,15 +68,22 @@ PictureSource = bytes | PixelArray
 VideoSource = str | os.PathLike[str] | bytes | Readable | Iterable[bytes]
 
 
+_PATIENCE = SourceOptions.__optional_keys__ - VideoOptions.__optional_keys__
+
+
 class Progress:
     """What a running analysis has told about itself so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_gap: GapHandler | None = None) -> None:
         self.started: inference_pb2.Started | None = None
         self.summary: inference_pb2.Summary | None = None
+        self.gaps: list[inference_pb2.Gap] = []
+        self._on_gap = on_gap
 
     def take(self, response: Response) -> Sequence[inference_pb2.FrameResult]:
         """Return the frames that `response` carries; keep anything else."""
+        if isinstance(response, inference_pb2.AnalyzeSourceResponse) and response.HasField("gap"):
+            self._take_gap(response.gap)
         match response.WhichOneof("result"):
             case "frame":
                 return (response.frame,)
@@ -79,6 +94,11 @@ class Progress:
             case "summary":
                 self.summary = response.summary
         return ()
+
+    def _take_gap(self, gap: inference_pb2.Gap) -> None:
+        self.gaps[gap.gap_index :] = [gap]
+        if self._on_gap is not None:
+            self._on_gap(gap)
 
     def check_complete(self) -> None:
         if self.summary is None:
@@ -99,6 +119,11 @@ class Analysis:
         return self._progress.started
 
     @property
+    def gaps(self) -> list[inference_pb2.Gap]:
+        """Gaps of a live source so far, each as it was told last; the last one may still go on."""
+        return list(self._progress.gaps)
+
+    @property
     def summary(self) -> inference_pb2.Summary:
         """Totals; there after the last frame, before that RuntimeError."""
         if self._progress.summary is None:
@@ -108,10 +133,25 @@ class Analysis:
 
 def video_config(model_name: str, options: VideoOptions) -> Request:
     """Return the first message of an upload."""
+    return Request(config=_config(model_name, options))
+
+
+def source_request(uri: str, model_name: str, options: SourceOptions) -> inference_pb2.AnalyzeSourceRequest:
+    """Return the request for a source that the server reads by itself."""
+    how = cast("VideoOptions", {name: value for name, value in options.items() if name not in _PATIENCE})
+    request = inference_pb2.AnalyzeSourceRequest(uri=uri, config=_config(model_name, how))
+    if "max_reconnects" in options:
+        request.max_reconnects = options["max_reconnects"]
+    if "give_up_seconds" in options:
+        request.give_up_seconds = options["give_up_seconds"]
+    return request
+
+
+def _config(model_name: str, options: VideoOptions) -> inference_pb2.AnalyzeConfig:
     if "stride" in options and "frames_per_second" in options:
         raise ValueError("stride, frames_per_second: expected at most one of them, got both")
     options = {"max_frames_per_response": MAX_FRAMES_PER_RESPONSE, **options}
-    return Request(config=inference_pb2.AnalyzeConfig(model_name=model_name, **options))
+    return inference_pb2.AnalyzeConfig(model_name=model_name, **options)
 
 
 def chunk(data: bytes) -> Request:

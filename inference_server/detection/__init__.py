@@ -6,6 +6,7 @@ Nothing here knows about files, sessions or requests; arrays come in, detections
 from inference_server.detection.description import Description
 from inference_server.detection.family import Family, FamilyKind
 from inference_server.detection.geometry import Layout, Placement, Resize, place
+from inference_server.detection.heads import AnchorRows, anchor_rows_of
 from inference_server.detection.pixels import Colors, ConstantInput, PictureInput, Pixels
 from inference_server.detection.recognition import Candidate, choose, consider, recognise
 from inference_server.detection.results import Classes, Detections, Found, Options
@@ -13,6 +14,7 @@ from inference_server.detection.settings import Settings, read_settings
 from inference_server.detection.signature import GraphSignature, TensorSpec
 
 __all__ = [
+    "AnchorRows",
     "Candidate",
     "Classes",
     "Colors",
@@ -31,6 +33,7 @@ __all__ = [
     "Resize",
     "Settings",
     "TensorSpec",
+    "anchor_rows_of",
     "choose",
     "consider",
     "place",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference_server.detection.description import Description
-from inference_server.detection.family import Outputs
+from inference_server.detection.family import Family, Outputs
 from inference_server.detection.geometry import Layout
 from inference_server.detection.metadata import of_rtdetr, says_selected
 from inference_server.detection.results import Options, chosen_classes
@@ -73,6 +73,16 @@ class AnchorRows:
     def count(self) -> int:
         return BOX + self.classes + self.extras
 
+    @property
+    def first(self) -> int:
+        """The first row of scores."""
+        return BOX
+
+    @property
+    def last(self) -> int:
+        """The row behind the scores."""
+        return BOX + self.classes
+
     def check(self, outputs: Outputs) -> None:
         """Raise ModelRefused where the output has other rows, or scores that are none."""
         rows = outputs[self.output_name]
@@ -105,6 +115,12 @@ class AnchorRows:
         rows, class_ids = rows[:, wanted], class_ids[wanted]
         best = rows[BOX + class_ids, np.arange(len(class_ids))]
         return Candidates(near(rows[:BOX].T), best, class_ids, near(rows[BOX + self.classes :].T))
+
+
+def anchor_rows_of(family: Family) -> AnchorRows | None:
+    """The head of a family that reads its boxes from anchors without suppression; None for all others."""
+    head = getattr(family, "head", None)
+    return head if isinstance(head, AnchorRows) else None
 
 
 # Reads an output as one kind of head: it and the names of its classes, or ModelRefused.

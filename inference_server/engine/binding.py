@@ -20,6 +20,18 @@ Arrays = Mapping[str, NDArray[Any]]
 SHAPES = 16
 
 
+class Fetched(dict[str, NDArray[Any]]):
+    """Outputs of one run by name: those that were fetched, and any other that is asked for by name, fetched then."""
+
+    def __init__(self, values: Mapping[str, Any], names: Sequence[str]) -> None:
+        super().__init__((name, values[name].numpy()) for name in names)
+        self._values = values
+
+    def __missing__(self, name: str) -> NDArray[Any]:
+        self[name] = array = self._values[name].numpy()
+        return array  # type: ignore[no-any-return]
+
+
 class BoundSession:
     """A session on the device `kind` and `index` of ONNX Runtime's memory ("cuda", 0); "cpu" runs the same code."""
 
@@ -30,7 +42,7 @@ class BoundSession:
         self._buffers: dict[tuple[str, tuple[int, ...], str], Any] = {}
         self._lock = Lock()
 
-    def run(self, names: Sequence[str], inputs: Arrays) -> list[NDArray[Any]]:
+    def run(self, names: Sequence[str], inputs: Arrays) -> Fetched:
         """The outputs called `names`, on the host; the others stay on the device. One run at a time."""
         with self._lock:
             binding = self._session.io_binding()
@@ -39,8 +51,7 @@ class BoundSession:
             for name in self._outputs:
                 binding.bind_output(name, *self._where)
             self._session.run_with_iobinding(binding)
-            values = dict(zip(self._outputs, binding.get_outputs(), strict=True))
-            return [values[name].numpy() for name in names]
+            return Fetched(dict(zip(self._outputs, binding.get_outputs(), strict=True)), names)
 
     def _on_device(self, name: str, array: NDArray[Any]) -> Any:
         key = name, array.shape, array.dtype.str

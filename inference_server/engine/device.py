@@ -44,6 +44,11 @@ class Device:
         return CPU_PROVIDER if self.kind == "cpu" else CUDA_PROVIDER
 
     @property
+    def memory(self) -> str:
+        """What ONNX Runtime calls the memory of this device."""
+        return self.kind
+
+    @property
     def providers(self) -> list[tuple[str, dict[str, str]]]:
         """What to ask ONNX Runtime for; nodes without a CUDA kernel (shapes, mostly) go to the CPU."""
         cpu: tuple[str, dict[str, str]] = (CPU_PROVIDER, {})

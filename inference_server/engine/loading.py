@@ -9,10 +9,11 @@ from pathlib import Path
 
 import structlog
 
-from inference_server.detection import Settings, read_settings, recognise
+from inference_server.detection import Settings, anchor_rows_of, read_settings, recognise
+from inference_server.engine.candidates import add_candidates
 from inference_server.engine.device import SESSION_ERRORS, Device, open_session
-from inference_server.engine.graph import ModelVersion, read_file, read_model, signature_of
-from inference_server.engine.model import LoadedModel, names
+from inference_server.engine.graph import ModelVersion, opset_of, read_file, read_model, signature_of
+from inference_server.engine.model import LoadedModel, names_of
 from inference_server.engine.prepared import Prepared, PreparedModels, key_of
 from inference_server.engine.preprocessing import compose
 from inference_server.engine.session import CONFIGURATION, SessionPlan, at_low_priority, explain
@@ -40,7 +41,7 @@ def load(
     loading = _Loading(version, read_settings(version.attributes), device, max_batch)
     loaded = (loading.again(keep) or loading.beside(keep)) if keep else loading.directly()
     log.info(
-        "model loaded", device=loaded.device, provider=loaded.provider, family=loaded.family.name, **names(version)
+        "model loaded", device=loaded.device, provider=loaded.provider, family=loaded.family.name, **names_of(version)
     )
     return loaded
 
@@ -65,7 +66,7 @@ class _Loading:
         try:
             return self._open_prepared(sha256, found)
         except ModelRefused as error:
-            log.warning("prepared model ignored", reason=str(error), **names(self.version))
+            log.warning("prepared model ignored", reason=str(error), **names_of(self.version))
             return None
 
     def beside(self, keep: PreparedModels) -> LoadedModel:
@@ -87,8 +88,12 @@ class _Loading:
         model, sha256 = read_model(self.version)
         signature = signature_of(model)
         widen_bfloat16(model)
-        picture = recognise(signature, self.settings).picture
+        family = recognise(signature, self.settings)
+        picture, head = family.picture, anchor_rows_of(family)
         entries = None if picture is None else compose(model, picture)
+        # On the CPU all that the graph gives is in reach already, and choosing there is no quicker than here.
+        if head is not None and self.device.kind != "cpu":
+            add_candidates(model, head, opset_of(model) or 0)
         at_once = 1 if picture is None else picture.batch or self.max_batch
         return Prepared(signature, entries, at_once, model.SerializeToString()), sha256
 

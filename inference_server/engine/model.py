@@ -9,8 +9,9 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from inference_server.detection import Family, Layout, Options, place
+from inference_server.detection import Family, Found, Layout, Options, Placement, anchor_rows_of, place
 from inference_server.engine.binding import BoundSession, can_be_bound
+from inference_server.engine.candidates import ANCHORS, COLUMNS, passing
 from inference_server.engine.device import Device
 from inference_server.engine.graph import ModelVersion
 from inference_server.engine.session import ORT_ERRORS, Session, explain, release_free_memory
@@ -51,12 +52,14 @@ class LoadedModel:
         self.provider: str = session.get_providers()[0]
         self.max_batch = max_batch
         self._sizes = [] if device.kind == "cpu" else [1, *_larger_sizes(max_batch)]  # of batches, where it matters
-        self._bound = None if device.kind == "cpu" else BoundSession(session, device.kind, device.index)
+        self._bound = None if device.kind == "cpu" else BoundSession(session, device.memory, device.index)
         self.ports = ports
         self._session: Session | None = session
         self.batch = 1 if family.picture is None else family.picture.batch
         self.frames_input = "" if ports.frames is None else ports.frames.name
-        self._outputs: list[str] = [output.name for output in session.get_outputs()]
+        given = [output.name for output in session.get_outputs()]
+        self._outputs: list[str] = [name for name in given if name not in (COLUMNS, ANCHORS)]
+        self._head = anchor_rows_of(family) if COLUMNS in given else None
 
     @property
     def sha256(self) -> str:
@@ -65,8 +68,10 @@ class LoadedModel:
 
     @property
     def read_outputs(self) -> Collection[str]:
-        """The outputs that frames are read from."""
-        return self._outputs
+        """The outputs that `read` needs, unless it turns out to need more."""
+        if self._head is None:
+            return self._outputs
+        return [COLUMNS, ANCHORS, *(name for name in self._outputs if name != self._head.output_name)]
 
     @property
     def layout(self) -> Layout:
@@ -92,10 +97,20 @@ class LoadedModel:
 
         Each part has the same inputs, and as many rows of one as of the other; a single one is passed on where it lies.
         A batch that is fixed is filled up, and what is more than the rows asked for is to be ignored. The arrays keep
-        all memory of the session. Inputs are as `ports` says; bfloat16 is float32 here, text `str`. Raises RuntimeError
-        after `close`, InvalidField for other inputs, InferenceFailed where the model does not run with them.
+        all memory of the session. Inputs must be as `ports.check` wants them; bfloat16 is float32 here, text `str`.
+        Raises RuntimeError after `close`, InferenceFailed where the model does not run with them.
         """
         return self._run(self._join(parts), self._outputs if names is None else [*names])
+
+    def read(self, ran: Arrays, row: int, placement: Placement, options: Options) -> Found:
+        """What the outputs of `run_rows` tell of the frame that is their row `row`."""
+        outputs = {name: array[row] for name, array in ran.items()}
+        columns, anchors = outputs.pop(COLUMNS, None), outputs.pop(ANCHORS, None)
+        if self._head is not None and columns is not None and anchors is not None:
+            name = self._head.output_name
+            few = passing(self._head, columns, anchors, options.confidence_threshold)
+            outputs[name] = ran[name][row] if few is None else few
+        return self.family.decode(outputs, placement, options)
 
     def close(self) -> None:
         """Free the session once no run uses it any more, and give its memory back to the system."""
@@ -122,7 +137,7 @@ class LoadedModel:
             try:
                 self._rehearse(size)
             except ModelRefused as error:
-                log.warning("batches limited", max_batch=proven, reason=str(error), **names(self.version))
+                log.warning("batches limited", max_batch=proven, reason=str(error), **names_of(self.version))
                 break
             proven = size
         else:
@@ -133,16 +148,24 @@ class LoadedModel:
     def _rehearse(self, size: int) -> None:
         layout = self.layout
         noise = np.random.default_rng(0).integers(0, 256, (size, layout.height, layout.width, 3), np.uint8)
+        names = [*self._outputs, COLUMNS, ANCHORS] if self._head is not None else self._outputs
         try:
-            arrays = self._run({self.frames_input: noise}, self._outputs)
+            arrays = self._run({self.frames_input: noise}, names)
         except InferenceFailed as error:
             raise ModelRefused(f"the model does not run with {size} frames: {error}") from error
-        for name, array in arrays.items():
-            _check_output(name, array, size)
+        for name in self._outputs:
+            _check_output(name, arrays[name], size)
         for index in range(size):
-            outputs = {name: array[index] for name, array in arrays.items()}
-            self.family.check(outputs)
-            self.family.decode(outputs, place(layout, layout.width, layout.height), self.defaults)
+            self._rehearse_reading(arrays, index)
+
+    def _rehearse_reading(self, ran: Arrays, index: int) -> None:
+        outputs = {name: ran[name][index] for name in self._outputs}
+        self.family.check(outputs)
+        where = place(self.layout, self.layout.width, self.layout.height)
+        found = self.family.decode(outputs, where, self.defaults)
+        if self._head is not None and not _same(found, self.read(ran, index, where, self.defaults)):
+            log.warning("candidates do not tell what all anchors do, reading all", **names_of(self.version))
+            self._head = None
 
     def _rehearse_tensors(self) -> None:
         try:
@@ -153,7 +176,7 @@ class LoadedModel:
         except InferenceFailed as error:
             if all(spec.shape is not None and None not in spec.shape for spec in self.ports.inputs):
                 raise ModelRefused(f"the model does not run: {error}") from error
-            log.warning("not rehearsed", reason=str(error), **names(self.version))
+            log.warning("not rehearsed", reason=str(error), **names_of(self.version))
 
     def _run(self, inputs: Arrays, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         session = self._session
@@ -162,7 +185,9 @@ class LoadedModel:
         feeds = self.ports.feed(inputs)
         bound = self._bound if can_be_bound(feeds) else None
         try:
-            return dict(zip(names, (bound or session).run(names, feeds), strict=True))
+            if bound is not None:
+                return bound.run(names, feeds)
+            return dict(zip(names, session.run(names, feeds), strict=True))
         except ORT_ERRORS as error:
             raise InferenceFailed(explain(error)) from error
 
@@ -194,6 +219,10 @@ def _stack(arrays: Sequence[NDArray[Any]], rows: int) -> NDArray[Any]:
     return np.concatenate([*arrays, *filling])
 
 
+def _same(one: Found, other: Found) -> bool:
+    return np.array_equal(one.scores, other.scores) and np.array_equal(one.class_ids, other.class_ids)
+
+
 def _check_output(name: str, array: NDArray[Any], size: int) -> None:
     if array.shape[:1] != (size,):
         raise ModelRefused(f"output {name}: expected one entry for each of {size} frames, got shape {array.shape}")
@@ -203,5 +232,5 @@ def _check_output(name: str, array: NDArray[Any], size: int) -> None:
         raise ModelRefused(f"output {name}: holds values that are no numbers (NaN) for an ordinary picture")
 
 
-def names(version: ModelVersion) -> dict[str, Any]:
+def names_of(version: ModelVersion) -> dict[str, Any]:
     return {"model_name": version.model_name, "version": version.version}

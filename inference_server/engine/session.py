@@ -37,7 +37,7 @@ CONFIGURATION: Mapping[str, str] = {
     "session.inter_op.allow_spinning": "0",
 }
 # How much less of a core a load gets than the frames that are answered meanwhile.
-LOW_PRIORITY = 10
+LOW_PRIORITY = 5
 
 # Of glibc; other C libraries have no such call and no such need.
 _MALLOC_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

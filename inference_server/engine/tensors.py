@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,24 +35,21 @@ class Ports:
     entries: Entries | None = None
     nothing: NDArray[np.uint8] | None = None
 
-    def feed(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
-        """What to give the session for `tensors`: all `inputs`, or `frames` alone. Raises InvalidField."""
-        if self.frames is not None and self.frames.name in tensors:
-            self._check(tensors, (self.frames,))
-            return dict(tensors)
-        self._check(tensors, self.inputs)
-        if self.entries is None or self.nothing is None:
-            return dict(tensors)
+    def check(self, names: Collection[str]) -> None:
+        """Raise InvalidField unless `names` are those of all `inputs`, or of `frames` alone."""
+        if self.frames is not None and {*names} == {self.frames.name}:
+            return
+        if {*names} != {spec.name for spec in self.inputs}:
+            known = " and ".join(spec.name for spec in self.inputs) or "none"
+            expected = f"{known}, or {self.frames.name} alone" if self.frames is not None else known
+            raise InvalidField("inputs", f"{expected}, got {' and '.join(sorted(names)) or 'none'}")
+
+    def feed(self, tensors: Tensors) -> Tensors:
+        """What to give the session for `tensors` whose names were checked."""
+        if self.entries is None or self.nothing is None or self.entries.frames in tensors:
+            return tensors
         fed = {self.entries.exported[name]: array for name, array in tensors.items()}
         return {self.entries.frames: self.nothing, self.entries.switch: SWITCH_ON, **fed}
-
-    def _check(self, tensors: Tensors, wanted: tuple[TensorSpec, ...]) -> None:
-        names = {spec.name for spec in wanted}
-        if names != tensors.keys():
-            alone = f", or {self.frames.name} alone" if self.frames is not None else ""
-            raise InvalidField(
-                "inputs", f"{', '.join(sorted(names))}{alone}, got {', '.join(sorted(tensors)) or 'none'}"
-            )
 
 
 def ports_of(signature: GraphSignature, picture: PictureInput | None, entries: Entries | None) -> Ports:

@@ -4,8 +4,10 @@ Nothing is allowed by default. The decoders stay without a network: the server c
 and hands them an open file or bytes.
 """
 
+from inference_server.sources.connecting import Network
+from inference_server.sources.hosts import AllowedHosts, HostRule
 from inference_server.sources.policy import SourcePolicy
 from inference_server.sources.source import Gap, Patience, Source
 from inference_server.sources.stream import SourceStream
 
-__all__ = ["SourcePolicy", "Source", "SourceStream", "Patience", "Gap"]
+__all__ = ["SourcePolicy", "Network", "AllowedHosts", "HostRule", "Source", "SourceStream", "Patience", "Gap"]

@@ -93,6 +93,7 @@ def _irregular(shown: str) -> str:
 @dataclass(frozen=True, slots=True)
 class _Opened:
     file: OpenedFile
+    live: bool = False
 
     async def pump(self, decoded: DecodedStream) -> None:
         """Nothing: the decoder reads the file by itself."""
@@ -109,7 +110,6 @@ class FileSource:
 
     folders: AllowedFolders
     path: str
-    live: bool = False
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[_Opened]:

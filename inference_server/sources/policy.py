@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from inference_server.errors import SourceNotAllowed
+from inference_server.errors import InvalidField
+from inference_server.sources.connecting import Network
 from inference_server.sources.files import AllowedFolders, FileSource
+from inference_server.sources.http import HttpSource
 from inference_server.sources.source import Source
 from inference_server.sources.uris import FileUri, parse
 
@@ -17,7 +19,10 @@ class SourcePolicy:
     `give_up_seconds`: longest gap of a live source that any stream waits for.
     """
 
-    def __init__(self, folders: Sequence[Path] = (), give_up_seconds: float = 300.0) -> None:
+    def __init__(
+        self, folders: Sequence[Path] = (), network: Network | None = None, give_up_seconds: float = 300.0
+    ) -> None:
+        self._network = network or Network()
         self.give_up_seconds = give_up_seconds
         self._folders = AllowedFolders(folders)
 
@@ -26,4 +31,7 @@ class SourcePolicy:
         parsed = parse(uri)
         if isinstance(parsed, FileUri):
             return FileSource(self._folders, parsed.path)
-        raise SourceNotAllowed(f"uri: {parsed} is not a host that this server allows (--allow-host)")
+        self._network.hosts.check(parsed.host, parsed.port)
+        if parsed.scheme in ("http", "https"):
+            return HttpSource(parsed, self._network)
+        raise InvalidField("uri", f"a scheme that this server reads (file, http or https), got {parsed.scheme}")

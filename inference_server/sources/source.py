@@ -14,8 +14,13 @@ class SourceLost(Exception):  # noqa: N818 - says what happened
 
 
 class Connection(Protocol):
-    """A source that is open. `file` is what the decoder is to read by itself, if it is to."""
+    """A source that is open. `file` is what the decoder is to read by itself, if it is to.
 
+    A `live` one is connected to again where it breaks off.
+    """
+
+    @property
+    def live(self) -> bool: ...
     @property
     def file(self) -> OpenedFile | None: ...
 
@@ -24,10 +29,7 @@ class Connection(Protocol):
 
 
 class Source(Protocol):
-    """Where a video comes from. A `live` one is connected to again where it breaks off."""
-
-    @property
-    def live(self) -> bool: ...
+    """Where a video comes from."""
 
     def connect(self) -> AbstractAsyncContextManager[Connection]:
         """Open it. Raises SourceError."""

@@ -15,6 +15,7 @@ import structlog
 from inference_server.errors import (
     CorruptVideo,
     DecoderFailed,
+    InvalidField,
     SourceError,
     SourceNotAllowed,
     SourceUnavailable,
@@ -66,10 +67,11 @@ class SourceStream:
         self.summary = VideoSummary()
         self._pool = pool
         self._source = source
-        self._request = replace(request, wall_clock=source.live)
+        self._request = request
         self._target = target
         self._patience = patience
         self._on_gap = on_gap
+        self._live = False
         self._position = _Position()
         self._open = AsyncExitStack()
         self._decoded: DecodedStream | None = None
@@ -104,7 +106,7 @@ class SourceStream:
                     self._note(frame)
                     yield frame
             except (CorruptVideo, DecoderFailed) as error:
-                if not self._source.live:
+                if not self._live:
                     raise
                 failure = str(error)
             self._add_up(decoded.summary)
@@ -138,9 +140,9 @@ class SourceStream:
         if decoded.summary.stopped:
             return None
         if not self._pump.done():  # the decoder was told inside its input that this is the end
-            return "the source ended the stream" if self._source.live else None
+            return "the source ended the stream" if self._live else None
         reason = self._pump.result()
-        if reason is not None and not self._source.live:
+        if reason is not None and not self._live:
             raise SourceUnavailable(f"the source broke off: {reason}")
         return reason
 
@@ -148,6 +150,9 @@ class SourceStream:
         """Open the source and wait for its first picture. Raises SourceError, SourceLost and VideoError."""
         self._open = AsyncExitStack()
         connection = await self._open.enter_async_context(self._source.connect())
+        self._live = connection.live
+        if connection.live and self._request.resume_after_pts is not None:
+            raise InvalidField("resume_after_pts", "none, since the frames of a live source do not come again")
         decoded = await self._pool.open(self._next_request(), self._target, connection.file)
         self._decoded = decoded
         self._open.push_async_callback(self._leave, decoded)
@@ -161,7 +166,7 @@ class SourceStream:
             raise
 
     def _next_request(self) -> StreamRequest:
-        position, request = self._position, self._request
+        position, request = self._position, replace(self._request, wall_clock=self._live)
         if not position.frames:
             return request
         position.first_index = position.next_index

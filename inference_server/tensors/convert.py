@@ -56,6 +56,7 @@ def read_call(request: InferRequest, model: LoadedModel, regions: Regions) -> Ca
             once = ", each once" if tensor.name in inputs else ""
             raise InvalidField(f"inputs[{index}].name", f"one of {', '.join(specs)}{once}, got {tensor.name[:200]!r}")
         inputs[tensor.name] = _array(f"inputs[{index}]", tensor, specs[tensor.name], raw[index])
+    model.ports.check(inputs)
     outputs, places = _outputs(message, model, regions)
     return Call(inputs, _rows(inputs, model), outputs, places)
 

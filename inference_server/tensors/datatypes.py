@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 Buffer = bytes | memoryview
 
 LENGTH = struct.Struct("<I")
+# The fields of typed contents that hold several datatypes, and what their elements are.
+TYPED: Mapping[str, Any] = {"int_contents": np.int32, "uint_contents": np.uint32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Datatype:
             raise ValueError(f"{count} elements, got {len(values)}")
         if self.item is None:
             return _strings(values, count)
-        wide = np.asarray(values)
+        wide = np.array(values, TYPED.get(self.contents or "", self.item))
         array = wide.astype(self.item)
         if self.item.kind in "iu" and not np.array_equal(wide, array):
             raise ValueError(f"values of {self.name}, got {wide[wide != array][0]}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import structlog
@@ -22,7 +22,7 @@ from inference_server.errors import (
     NotSupported,
     VersionNotRunning,
 )
-from inference_server.serving import ServedModels
+from inference_server.serving import ServedModel, ServedModels
 from inference_server.tensors import describe
 from inference_server.tensors.calls import Calls, lease
 from inference_server.tensors.messages import (
@@ -33,6 +33,7 @@ from inference_server.tensors.messages import (
     serialise_response,
     serialise_stream_response,
 )
+from inference_server.tensors.settings import log_settings, trace_settings
 from inference_server.tensors.shared_memory import Regions
 
 log = structlog.get_logger(__name__)
@@ -47,11 +48,22 @@ NO_CUDA_MEMORY = "shared memory of CUDA is not supported"
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+class Repository(Protocol):
+    """Where models come from."""
+
+    async def load(self, model: ServedModel) -> None:
+        """Serve the version that is in production, and wait for it. Raises ModelNotReady."""
+
+    def unload(self, model: ServedModel) -> None:
+        """Serve the model no more, until it is loaded again or another version is activated."""
+
+
 class TensorService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     """`inference.GRPCInferenceService`."""
 
-    def __init__(self, models: ServedModels, regions: Regions) -> None:
+    def __init__(self, models: ServedModels, regions: Regions, repository: Repository) -> None:
         self._models = models
+        self._repository = repository
         self._regions = regions
         self._calls = Calls(models, regions)
 
@@ -137,12 +149,18 @@ class TensorService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def RepositoryModelLoad(  # noqa: N802
         self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
-        raise NotSupported("RepositoryModelLoad is not supported: activate a version in the registry")
+        _check_repository(request.repository_name)
+        _check_parameters(request.parameters, ())
+        await self._repository.load(self._models.find(request.model_name))
+        return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
-        raise NotSupported("RepositoryModelUnload is not supported: --unload-cleared follows the registry")
+        _check_repository(request.repository_name)
+        _check_parameters(request.parameters, ("unload_dependents",))
+        self._repository.unload(self._models.find(request.model_name))
+        return pb.RepositoryModelUnloadResponse()
 
     async def SystemSharedMemoryStatus(  # noqa: N802
         self, request: pb.SystemSharedMemoryStatusRequest, context: Context
@@ -180,10 +198,10 @@ class TensorService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         raise NotSupported(NO_CUDA_MEMORY)
 
     async def TraceSetting(self, request: pb.TraceSettingRequest, context: Context) -> pb.TraceSettingResponse:  # noqa: N802
-        raise NotSupported("TraceSetting is not supported")
+        return trace_settings(request)
 
     async def LogSettings(self, request: pb.LogSettingsRequest, context: Context) -> pb.LogSettingsResponse:  # noqa: N802
-        raise NotSupported("LogSettings is not supported")
+        return log_settings(request)
 
 
 def add_to(server: grpc.aio.Server, service: TensorService) -> None:
@@ -199,6 +217,12 @@ def _handler(method: MethodDescriptor, answer: Callable[..., Any]) -> Any:
     if method.name == "ModelStreamInfer":
         return grpc.stream_stream_rpc_method_handler(answer, parse_request, serialise_stream_response)
     return grpc.unary_unary_rpc_method_handler(answer, takes.FromString, gives.SerializeToString)
+
+
+def _check_parameters(parameters: Iterable[str], known: Sequence[str]) -> None:
+    for name in parameters:
+        if name not in known:
+            raise NotSupported(f"parameters: {name[:50]!r} is not supported: the registry says what is served, and how")
 
 
 def _check_repository(name: str) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from inference_server.errors import InvalidField, NotSupported, Overloaded, RegionExists, RegionUnknown
 from inference_server.tensors.datatypes import Buffer
 
@@ -34,10 +36,10 @@ class Region:
     def read(self, offset: int, byte_size: int) -> Buffer:
         """Copy out so many bytes. Raises InvalidField where they are not there."""
         self._check(offset, byte_size)
-        buffer = bytearray(byte_size)
+        buffer = np.empty(byte_size, np.uint8).data
         if os.preadv(self.descriptor, [buffer], self.offset + offset) != byte_size:
             raise InvalidField("shared_memory_region", f"all of {self.key!r}, which has become smaller")
-        return memoryview(buffer)
+        return buffer
 
     def write(self, content: Buffer, offset: int, room: int) -> None:
         """Copy in. Raises InvalidField where `content` is larger than `room`, or that lies outside of the region."""

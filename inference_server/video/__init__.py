@@ -6,6 +6,7 @@ for development; not Windows.
 """
 
 from inference_server.video.pool import DecoderPool
+from inference_server.video.sandbox import LAYERS
 from inference_server.video.settings import DecoderSettings
 from inference_server.video.stream import DecodedStream
 from inference_server.video.values import (
@@ -23,6 +24,7 @@ from inference_server.video.values import (
 
 __all__ = [
     "DecoderPool",
+    "LAYERS",
     "DecoderSettings",
     "DecodedStream",
     "PreparedFrame",

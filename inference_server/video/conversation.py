@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from inference_server import errors
 from inference_server.detection.geometry import Layout
-from inference_server.errors import DecoderFailed, VideoError
+from inference_server.errors import DecoderFailed, VideoError, VideoLimitExceeded
 from inference_server.video import memory, wire
 from inference_server.video.channel import Channel
 from inference_server.video.memory import FrameMemory, frame_bytes
 from inference_server.video.processes import DecoderProcess, describe
+from inference_server.video.settings import DecoderSettings
 from inference_server.video.values import Target
 
 _FAILURES: dict[str, type[VideoError]] = {
@@ -32,24 +34,25 @@ _FAILURES: dict[str, type[VideoError]] = {
 class Conversation:
     """Hands what the decoder says to `on_message`, until it has finished or failed: then `on_end` is called, once.
 
-    A decoder answers between any two steps of its work; one that does not answer for `timeout_seconds` is killed.
+    A decoder answers between any two steps of its work; one silent for `decode_timeout_seconds` is killed.
     """
 
     def __init__(
         self,
         process: DecoderProcess,
-        timeout_seconds: float,
+        settings: DecoderSettings,
         on_message: Callable[[dict[str, Any]], None],
         on_end: Callable[[VideoError | None], None],
     ) -> None:
         self._process = process
+        self._settings = settings
         self._on_message = on_message
         self._on_end = on_end
         self._heard = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.ended = False
         self._channel = Channel(process.control, self._receive, self._lost)
-        self._spawn(self._watch(timeout_seconds))
+        self._spawn(self._watch(settings.decode_timeout_seconds))
 
     def send(self, fds: Sequence[int] = (), /, **message: Any) -> None:
         self._channel.send(message, fds)
@@ -98,13 +101,18 @@ class Conversation:
         if reason:
             self._process.kill()
         await asyncio.wait((self._process.exited,), timeout=1)
-        if not reason:
-            done = self._process.exited.done()
-            reason = describe(self._process.exited.result()) if done else "it closed its connection"
-        self._end(DecoderFailed(f"the process that decodes this video failed: {reason}"))
+        exit_status = self._process.exited.result() if self._process.exited.done() else "it closed its connection"
+        self._end(self._failure(reason or exit_status))
+
+    def _failure(self, cause: int | str) -> VideoError:
+        if cause == -signal.SIGPROF:
+            seconds = self._settings.max_frame_cpu_seconds
+            return VideoLimitExceeded(f"max_frame_cpu_seconds: a frame needs more than {seconds:g} s of the processor")
+        return DecoderFailed(f"the process that decodes this video failed: {describe(cause)}")
 
     async def _watch(self, timeout_seconds: float) -> None:
         """After a while of silence ask; kill a decoder that leaves the question unanswered."""
+        await self._process.forked.wait()
         while not self.ended:
             if await self._silent(timeout_seconds / 2):
                 self.send(type="ping")

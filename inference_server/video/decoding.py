@@ -142,7 +142,7 @@ class Decoding:
 
     def _skip(self, error: av.FFmpegError) -> None:
         # Some codecs call it invalid data when memory runs out, so see whether there is enough for a picture.
-        if isinstance(error, MemoryError) or limits.memory_left() < 4 * self._pixels:
+        if isinstance(error, MemoryError) or not limits.has_room(4 * self._pixels):
             raise MemoryError from error
         self.corrupt_packets += 1
         if self.corrupt_packets > self._budget:

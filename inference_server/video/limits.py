@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import mmap
 import os
 import resource
 import signal
@@ -10,9 +10,13 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from inference_server.video import kernel
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
+_CAPABILITIES = 64
 _OPEN_FILES = 64
 
 
@@ -27,6 +31,8 @@ def harden() -> None:
     """No core dumps, few open files, no way to new privileges, no look into this process from its equals."""
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_NOFILE, _OPEN_FILES)
+    for capability in range(_CAPABILITIES):  # what no program started from here could regain
+        _prctl(_PR_CAPBSET_DROP, capability)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_DUMPABLE, 0)
 
@@ -36,10 +42,21 @@ def limit_memory(extra_bytes: int) -> None:
     _lower(resource.RLIMIT_AS, _address_space() + extra_bytes)
 
 
-def memory_left() -> int:
-    """Bytes of address space that this process may still take."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - _address_space()
+def has_room(size: int) -> bool:
+    """Whether this process may still take `size` bytes of memory."""
+    try:
+        mmap.mmap(-1, max(1, size)).close()
+    except OSError:
+        return False
+    return True
+
+
+def restart_clock(seconds: float) -> None:
+    """End this process (SIGPROF) once it, with its threads, has used the processor for so long from now on.
+
+    The kernel does it, whatever the process is busy with. Waiting does not count.
+    """
+    signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def limit_file_size(size: int) -> None:
@@ -66,4 +83,5 @@ def _address_space() -> int:
 
 def _prctl(option: int, value: int) -> None:
     if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(option, ctypes.c_ulong(value), 0, 0, 0)
+        with suppress(OSError):  # an old kernel, or capabilities that it does not have
+            kernel.prctl(option, value)

@@ -1,31 +1,44 @@
 """The process that decoders are forked from: it has loaded what they need and nothing else.
 
-Run as `python -m inference_server.video.nursery FD`, FD being a socket to the server. The server sends {"type": "fork",
-"id"}, with the two sockets of the decoder attached, and {"type": "kill", "id"}; it is told {"type": "exited", "id",
-"status"} (negative: the signal) and {"type": "refused", "id", "reason"}. When the server goes, so do the nursery and
-all of its children.
+Run as `python -m inference_server.video.nursery FD PID`, FD being a socket to the server and PID the server.
+
+    it says                              when
+    {"type": "ready", "layers"}          once; these layers of the sandbox work here
+    {"type": "forked", "id"}             the server sent {"type": "fork", "id"} and the two sockets of the decoder
+    {"type": "refused", "id", "reason"}  that failed
+    {"type": "exited", "id", "status"}   a decoder ended; negative: the signal. {"type": "kill", "id"} ends it
+    {"type": "pong"}                     the server sent {"type": "ping"}
+
+When the server goes, so do the nursery and all of its children.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import os
+import pkgutil
 import select
 import signal
 import socket
 import sys
+from collections.abc import Collection
 from contextlib import suppress
+from types import ModuleType
 from typing import Any
 
-from inference_server.video import limits, wire
+import av
+
+from inference_server.video import limits, sandbox, wire
 from inference_server.video.worker import run_worker
 
 
 class Nursery:
     """Forks, kills and reaps."""
 
-    def __init__(self, server: socket.socket) -> None:
+    def __init__(self, server: socket.socket, layers: Collection[str]) -> None:
         self._server = server
+        self._layers = layers
         self._unpacker = wire.Unpacker()
         self._fds: list[int] = []
         self._children: dict[int, int] = {}  # worker id by pid
@@ -40,6 +53,7 @@ class Nursery:
         poll.register(self._server, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         with suppress(OSError, wire.ProtocolError):
+            self._send({"type": "ready", "layers": [*self._layers]})
             while self._step({fd for fd, _ in poll.poll()}):
                 pass
         for pid in self._children:
@@ -70,8 +84,12 @@ class Nursery:
             for pid, worker in self._children.items():
                 if worker == message["id"]:
                     os.kill(pid, signal.SIGKILL)
+        elif message["type"] == "ping":
+            self._send({"type": "pong"})
 
     def _fork(self, worker: int, control: int, data: int) -> None:
+        # First the word, then the fork: whoever has not been told can be given the same sockets elsewhere.
+        self._send({"type": "forked", "id": worker})
         parent = os.getpid()
         try:
             pid = os.fork()
@@ -84,7 +102,7 @@ class Nursery:
         try:
             limits.die_with(parent)
             self._forget()
-            run_worker(socket.socket(fileno=control), socket.socket(fileno=data))
+            run_worker(socket.socket(fileno=control), socket.socket(fileno=data), self._layers)
         finally:  # whatever happens, a child never returns into the nursery's loop
             os._exit(1)
 
@@ -107,12 +125,22 @@ class Nursery:
         self._server.sendall(wire.pack(message))
 
 
-def main(fd: int) -> None:
+def _load(package: ModuleType) -> None:
+    """Import all parts of `package` that decode: decoders open no files, so what it left for later would be missing."""
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not module.name.endswith(("__main__", "datasets")):
+            importlib.import_module(module.name)
+
+
+def main(fd: int, server: int) -> None:
+    limits.die_with(server)  # a stopped process does not see that a socket was closed
     limits.harden()  # what is forked inherits it
+    _load(av)
+    layers = sandbox.probe()
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page it visits
-    Nursery(socket.socket(fileno=fd)).run()
+    Nursery(socket.socket(fileno=fd), layers).run()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

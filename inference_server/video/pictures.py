@@ -11,6 +11,7 @@ from inference_server.detection.geometry import Layout
 from inference_server.errors import VideoError
 from inference_server.video import wire
 from inference_server.video.conversation import Conversation, share
+from inference_server.video.memory import FrameMemory
 from inference_server.video.processes import DecoderProcess
 from inference_server.video.settings import DecoderSettings
 from inference_server.video.values import Picture, PreparedFrame, RawPicture, Target
@@ -29,15 +30,17 @@ class PictureJob:
         self._target = Target(layout, 0)
         self._prepared: list[PreparedFrame] = []
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._decoder = Conversation(process, settings.decode_timeout_seconds, self._receive, self._end)
+        self._decoder = Conversation(process, settings, self._receive, self._end)
         self._decoder.send(
             type="pictures",
             pictures=[_describe(picture) for picture in pictures],
             max_pixels=settings.max_pixels,
             memory_limit_bytes=settings.memory_limit_bytes,
+            max_frame_cpu_seconds=settings.max_frame_cpu_seconds,
         )
-        fd, self._memory = share(layout, len(pictures))
-        self._decoder.send_target(self._target, len(pictures), self._memory.slot_bytes, fd)
+        fd, memory = share(layout, len(pictures))
+        self._memory: FrameMemory | None = memory
+        self._decoder.send_target(self._target, len(pictures), memory.slot_bytes, fd)
         os.close(fd)
 
     async def run(self) -> list[PreparedFrame]:
@@ -50,8 +53,11 @@ class PictureJob:
         return self._prepared
 
     async def close(self) -> None:
-        """End the process."""
+        """End the process, and let go of the frames: who has taken one may go on reading it."""
         await self._decoder.close()
+        # An error refers to this job in circles; frame memory must not wait for the garbage collector.
+        self._prepared.clear()
+        self._memory = None
 
     def _receive(self, message: dict[str, Any]) -> None:
         match message.get("type"):
@@ -66,7 +72,7 @@ class PictureJob:
 
     def _frame(self, message: dict[str, Any]) -> PreparedFrame:
         index = len(self._prepared)
-        if index == len(self._pictures):
+        if index == len(self._pictures) or self._memory is None:
             raise wire.ProtocolError(f"expected {index} pictures, got more")
         return PreparedFrame(
             frame_index=index,

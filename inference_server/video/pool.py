@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Self
@@ -21,9 +21,12 @@ _MOST_THREADS = 4
 class DecoderPool:
     """Gives every video, and every set of pictures, a process of its own. Use as an async context manager."""
 
-    def __init__(self, settings: DecoderSettings | None = None) -> None:
+    def __init__(
+        self, settings: DecoderSettings | None = None, on_ready: Callable[[Collection[str]], None] = lambda _: None
+    ) -> None:
+        """`on_ready` is told which layers of the sandbox decoders are in, whenever a process to fork from is ready."""
         self._settings = settings or DecoderSettings()
-        self._nursery = Nursery()
+        self._nursery = Nursery(self._settings.decode_timeout_seconds, on_ready)
 
     async def __aenter__(self) -> Self:
         self._nursery.start()

@@ -33,6 +33,7 @@ class DecoderSettings:
     `spool_folder` until it is decoded.
     `memory_limit_bytes`: address space of a decoder beyond what it starts with.
     `decode_timeout_seconds`: a decoder that does not answer for so long is killed; one that waits does answer.
+    `max_frame_cpu_seconds`: processor time that a decoder may take from one frame, or picture, to the next.
     `corrupt_packet_budget`: packets that may fail to decode before the video is given up.
     Raises ValueError naming the field that is out of range.
     """
@@ -50,6 +51,7 @@ class DecoderSettings:
     spool_folder: Path = field(default_factory=_default_spool_folder)
     memory_limit_bytes: int = 2048 * MIB
     decode_timeout_seconds: float = 10.0
+    max_frame_cpu_seconds: float = 10.0
     corrupt_packet_budget: int = 256
 
     def __post_init__(self) -> None:
@@ -64,6 +66,7 @@ class DecoderSettings:
             ("max_spool_bytes", 0, 2**62),
             ("memory_limit_bytes", 64 * MIB, 2**62),
             ("decode_timeout_seconds", 0.1, 86_400),
+            ("max_frame_cpu_seconds", 0.01, 86_400),
             ("corrupt_packet_budget", 0, 2**31 - 1),
         ):
             if not least <= (value := getattr(self, name)) <= most:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from inference_server.errors import VideoLimitExceeded
+from inference_server.errors import DecoderFailed, VideoLimitExceeded
 from inference_server.video import limits
 from inference_server.video.containers import SNIFF_BYTES, cut_short, index_end, recognise
 from inference_server.video.link import Link
@@ -82,11 +83,22 @@ class Spooled:
         return os.lseek(self.fd, 0, os.SEEK_CUR)
 
 
-def open_source(link: Link, settings: DecoderSettings, file: int | None = None) -> tuple[str, Streamed | Spooled]:
-    """Recognise the input: its demuxer, and where to read it from; spooled if it keeps its index at the end.
+def open_spool(folder: Path) -> int | OSError:
+    """A file without a name in `folder`, or why there is none: that counts only if the video needs it."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            return os.dup(file.fileno())
+    except OSError as error:
+        return error
+
+
+def open_source(
+    link: Link, settings: DecoderSettings, spool: int | OSError, file: int | None = None
+) -> tuple[str, Streamed | Spooled]:
+    """Recognise the input: its demuxer, and where to read it from; kept in `spool` if its index is at the end.
 
     `file`: descriptor of a file to read instead of what the server sends.
-    Raises UnsupportedVideo and VideoLimitExceeded.
+    Raises UnsupportedVideo, VideoLimitExceeded and DecoderFailed.
     """
     if file is not None:
         _check_size(os.fstat(file).st_size, settings.max_video_bytes)
@@ -95,7 +107,7 @@ def open_source(link: Link, settings: DecoderSettings, file: int | None = None) 
     demuxer = recognise(bytes(stream.peek(SNIFF_BYTES)), settings.containers)
     stream.start = bytes(stream.head[:SNIFF_BYTES])
     if demuxer == "mov" and not _hold_index(stream):
-        return demuxer, _spool(stream, settings)
+        return demuxer, _spool(stream, spool, settings.max_spool_bytes)
     return demuxer, stream
 
 
@@ -118,11 +130,12 @@ def _hold_index(stream: Streamed) -> bool:
     return 0 < end <= _INDEX_WITHIN
 
 
-def _spool(stream: Streamed, settings: DecoderSettings) -> Spooled:
-    limit = settings.max_spool_bytes
+def _spool(stream: Streamed, fd: int | OSError, limit: int) -> Spooled:
+    if isinstance(fd, OSError):
+        raise DecoderFailed(f"spool_folder: no file can be made there ({fd.strerror})")
     limits.limit_file_size(limit)
-    with tempfile.TemporaryFile(dir=settings.spool_folder, buffering=0) as file:
-        size = 0
+    size = 0
+    with os.fdopen(fd, "wb", buffering=0, closefd=False) as file:
         while data := stream.read(_CHUNK):
             size += len(data)
             if size > limit:
@@ -131,5 +144,5 @@ def _spool(stream: Streamed, settings: DecoderSettings) -> Spooled:
                     "move the index to the front (ffmpeg -movflags +faststart) or send another container"
                 )
             file.write(data)
-        file.seek(0)
-        return Spooled(stream.link, os.dup(file.fileno()))
+    os.lseek(fd, 0, os.SEEK_SET)
+    return Spooled(stream.link, fd)

@@ -12,7 +12,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from inference_server.detection.geometry import Layout
 from inference_server.errors import InvalidPicture, UnsupportedVideo, VideoError
-from inference_server.video import exif
+from inference_server.video import exif, limits
 from inference_server.video.link import Link
 from inference_server.video.memory import FrameMemory
 from inference_server.video.prepare import Pose, Preparer
@@ -35,12 +35,16 @@ _POSES = {
 
 
 def prepare_stills(
-    link: Link, memory: FrameMemory, layout: Layout, pictures: list[dict[str, Any]], max_pixels: int
+    link: Link, memory: FrameMemory, layout: Layout, pictures: list[dict[str, Any]], max_pixels: int, cpu_seconds: float
 ) -> None:
-    """Prepare each picture in the slot of its position. Raises VideoError naming the one that is bad."""
+    """Prepare each picture in the slot of its position, each within `cpu_seconds` of the processor.
+
+    Raises VideoError naming the one that is bad.
+    """
     preparer = Preparer(max_pixels)
     for index, picture in enumerate(pictures):
         data = _read(link, picture["size"])
+        limits.restart_clock(cpu_seconds)
         started = perf_counter()
         try:
             frame = _decode(data, picture, preparer)

@@ -57,8 +57,7 @@ class DecodedStream:
         # What frames on their way may be prepared for: the newest target, and older ones not yet acknowledged as over.
         self._aims: dict[int, tuple[Target, FrameMemory]] = {}
         self._generation = target.generation
-        timeout = settings.decode_timeout_seconds
-        self._decoder = Conversation(process, timeout, self._receive, self._end)
+        self._decoder = Conversation(process, settings, self._receive, self._end)
         fds = (file.fd,) if file else ()
         self._decoder.send(fds, type="video", file=file is not None, request=asdict(request), **settings.message())
         self._aim(target, None)

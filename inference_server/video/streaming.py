@@ -12,13 +12,14 @@ from typing import Any
 from av import VideoFrame
 
 from inference_server.errors import FrameNotFound, VideoLimitExceeded
+from inference_server.video import limits
 from inference_server.video.decoding import Decoding
 from inference_server.video.link import Link
 from inference_server.video.memory import FrameMemory
 from inference_server.video.prepare import PoseReader, Preparer
 from inference_server.video.sampling import Choice, Clock, Resumption, Sampler
 from inference_server.video.settings import DecoderSettings
-from inference_server.video.source import open_source
+from inference_server.video.source import open_source, open_spool
 from inference_server.video.values import StreamRequest, Target
 
 
@@ -34,7 +35,10 @@ class _Sample:
 
 
 class StreamJob:
-    """Single-threaded; messages are handled while it waits for input or for a slot, and between frames."""
+    """Single-threaded; messages are handled while it waits for input or for a slot, and between frames.
+
+    All files that it needs are open once it is made.
+    """
 
     def __init__(
         self, link: Link, task: dict[str, Any], target: Target, memory: FrameMemory, file: int | None = None
@@ -42,6 +46,7 @@ class StreamJob:
         self._link = link
         self._file = file
         self._settings = DecoderSettings.of(task)
+        self._spool = open_spool(self._settings.spool_folder)
         self._request = StreamRequest(**task["request"])
         self._preparer = Preparer(self._settings.max_pixels)
         self._resumption = Resumption(self._request.resume_after_pts)
@@ -68,7 +73,8 @@ class StreamJob:
 
     def run(self) -> None:
         """Decode to the end, and tell the server about it. Raises VideoError."""
-        demuxer, source = open_source(self._link, self._settings, self._file)
+        demuxer, source = open_source(self._link, self._settings, self._spool, self._file)
+        self._restart_clock()
         self._decoding = Decoding(demuxer, source, self._settings)
         self._poses = PoseReader(self._decoding.pixel_shape)
         for sample in self._samples(self._start(self._decoding.frames())):
@@ -96,6 +102,7 @@ class StreamJob:
         clock, sampler = Clock(self._decoding.frame_rate), Sampler(self._request)
         for index, (frame, decode_seconds) in enumerate(frames, self._request.first_index):
             self._decoded += 1
+            self._restart_clock()
             self._link.serve(wait=False)
             seconds = self._request.first_seconds + clock.seconds(frame.pts, self._decoding.time_base(frame))
             self._check_length(index, seconds)
@@ -110,6 +117,10 @@ class StreamJob:
                 case Choice.STOP:
                     self._stopped = True
                     return
+
+    def _restart_clock(self) -> None:
+        """Give the next frame its time of the processor."""
+        limits.restart_clock(self._settings.max_frame_cpu_seconds)
 
     def _enough(self) -> bool:
         """Whether all the frames that the request asks for have been sent, before or now."""

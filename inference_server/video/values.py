@@ -112,6 +112,9 @@ class VideoSummary:
     gap_seconds: float = 0.0
 
 
+_NO_PIXELS: NDArray[np.uint8] = np.empty((0, 0, 3), np.uint8)
+
+
 @dataclass(slots=True, eq=False)
 class PreparedFrame:
     """One frame or picture, placed in the input of a model.
@@ -137,6 +140,7 @@ class PreparedFrame:
 
     def release(self) -> None:
         """Give the memory behind `pixels` back; the decoder may then fill it again. Only the first call counts."""
+        self.pixels = _NO_PIXELS  # whoever still refers to this frame does not keep the memory of all of them
         on_release, self.on_release = self.on_release, None
         if on_release is not None:
             on_release()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import traceback
+from collections.abc import Collection
 from typing import Any
 
 from inference_server.detection.geometry import Layout, Resize
 from inference_server.errors import VideoError
-from inference_server.video import limits
+from inference_server.video import limits, sandbox
 from inference_server.video.link import Link
 from inference_server.video.memory import FrameMemory
 from inference_server.video.stills import prepare_stills
@@ -17,9 +18,9 @@ from inference_server.video.streaming import StreamJob
 from inference_server.video.values import Target
 
 
-def run_worker(control: socket.socket, data: socket.socket) -> None:
-    """Do the one thing the server asks for, then end the process."""
-    worker = _Worker(Link(control, data))
+def run_worker(control: socket.socket, data: socket.socket, layers: Collection[str]) -> None:
+    """Do the one thing the server asks for within `layers` of the sandbox, then end the process."""
+    worker = _Worker(Link(control, data), layers)
     try:
         worker.run()
     except VideoError as error:
@@ -33,9 +34,10 @@ def run_worker(control: socket.socket, data: socket.socket) -> None:
 
 
 class _Worker:
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, layers: Collection[str]) -> None:
         self.memory_limit = 0
         self._link = link
+        self._layers = layers
         self._task: dict[str, Any] | None = None
         self._file: int | None = None
         self._job: StreamJob | None = None
@@ -50,10 +52,17 @@ class _Worker:
         self.memory_limit = task["memory_limit_bytes"]
         limits.limit_memory(self.memory_limit)
         if task["type"] == "pictures":
-            prepare_stills(self._link, self._memory, self._target.layout, task["pictures"], task["max_pixels"])
+            self._enclose()
+            layout, cpu_seconds = self._target.layout, task["max_frame_cpu_seconds"]
+            prepare_stills(self._link, self._memory, layout, task["pictures"], task["max_pixels"], cpu_seconds)
         else:
             self._job = StreamJob(self._link, task, self._target, self._memory, self._file)
+            self._enclose()
             self._job.run()
+
+    def _enclose(self) -> None:
+        """From here on nothing can be opened; not a byte of the input has been looked at."""
+        sandbox.enter(sandbox.UPLOAD, self._layers)
 
     def fail(self, kind: str, reason: str) -> None:
         self._link.send(type="failed", kind=kind, reason=reason[:2000])

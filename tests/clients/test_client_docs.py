@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 import videoai
+from google.protobuf.timestamp_pb2 import Timestamp
 from videoai import cli
+from videoai.inference.v1 import inference_pb2
 from videoai.registry.v1 import registry_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TEXT = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
-SYNC, ASYNC, MASKS, WATCH = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+SYNC, ASYNC, MASKS, LIVE, WATCH = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
 @pytest.fixture
@@ -64,6 +66,22 @@ def test_masks_example_runs(fake: Any, folder: Path, video_answers: Any) -> None
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     assert out.splitlines() == ["square (48, 64) 64"] * 3
+
+
+def test_live_example_runs(fake: Any, folder: Path) -> None:
+    answer = inference_pb2.AnalyzeSourceResponse
+    frame = inference_pb2.FrameResult(wall_clock=Timestamp(seconds=1_800_000_000))
+    answers = [
+        answer(frame=frame),
+        answer(gap=inference_pb2.Gap(reason="stalled", seconds=2)),
+        answer(gap=inference_pb2.Gap(reason="stalled", seconds=3, resumed=True)),
+        answer(summary=inference_pb2.Summary(gaps=1)),
+    ]
+    fake.inference.answers["AnalyzeSource"] = lambda *_: iter(answers)
+    with start(LIVE, fake, folder) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert out.splitlines() == ["2027-01-15 08:00:00 0", "away for 2 s: stalled", "back"]
 
 
 def test_watch_example_runs(fake: Any, folder: Path) -> None:

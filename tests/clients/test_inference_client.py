@@ -248,3 +248,69 @@ async def test_serving_state(fake: Any, inference: Any) -> None:
     state = inference_pb2.GetServingStateResponse(instance_id="replica-1", registry_connected=True)
     fake.inference.answers["GetServingState"] = lambda *_: state
     assert await inference("serving_state") == state
+
+
+def source_answers(video_answers):
+    """The same three frames, with a gap before the last."""
+    answer = inference_pb2.AnalyzeSourceResponse
+    told = [answer(**{a.WhichOneof("result"): getattr(a, a.WhichOneof("result"))}) for a in video_answers]
+    gaps = [
+        inference_pb2.Gap(gap_index=0, reason="stalled"),
+        inference_pb2.Gap(gap_index=0, reason="refused", attempts=1, seconds=1.5),
+        inference_pb2.Gap(gap_index=0, reason="stalled", attempts=2, seconds=3.5, resumed=True),
+    ]
+    return [*told[:3], *(answer(gap=gap) for gap in gaps), *told[3:]]
+
+
+@pytest.mark.parametrize("kind", ["sync", "aio"])
+async def test_sources_are_asked_for_and_gaps_told_in_order(fake, video_answers, kind):
+    fake.inference.answers["AnalyzeSource"] = lambda request, context: iter(source_answers(video_answers))
+    told = []
+    options = {"stride": 2, "max_reconnects": 0, "give_up_seconds": 5.0}
+    uri = "rtsp://cam/x"
+
+    def note(gap):
+        told.append((gap.attempts, gap.resumed))
+
+    if kind == "sync":
+
+        def run():
+            with videoai.InferenceClient(fake.address) as client:
+                analysis = client.analyze_source(uri, "shapes", on_gap=note, **options)
+                for frame in analysis:
+                    told.append(frame.frame_index)  # noqa: PERF401 - on_gap appends in between
+                return analysis
+
+        analysis = await asyncio.to_thread(run)
+    else:
+        async with videoai.aio.InferenceClient(fake.address) as client:
+            analysis = client.analyze_source(uri, "shapes", on_gap=note, **options)
+            async for frame in analysis:
+                told.append(frame.frame_index)  # noqa: PERF401
+    assert told == [0, 1, (0, False), (1, False), (2, True), 2]
+    assert [(gap.seconds, gap.resumed) for gap in analysis.gaps] == [(3.5, True)]
+    assert analysis.summary.frames_decoded == 3
+    (request,) = fake.inference.requests
+    assert request.uri == uri
+    assert (request.config.model_name, request.config.stride) == ("shapes", 2)
+    assert request.HasField("max_reconnects")
+    assert (request.max_reconnects, request.give_up_seconds) == (0, 5.0)
+
+
+@pytest.mark.parametrize("kind", ["sync", "aio"])
+async def test_a_source_that_is_given_up_raises_what_the_server_says(fake, video_answers, kind):
+    def give_up(request, context):
+        yield from source_answers(video_answers)[:5]
+        context.abort(grpc.StatusCode.UNAVAILABLE, "max_reconnects: gone")
+
+    fake.inference.answers["AnalyzeSource"] = give_up
+
+    async def run():
+        if kind == "sync":
+            with videoai.InferenceClient(fake.address) as client:
+                return await asyncio.to_thread(list, client.analyze_source("rtsp://cam/x"))
+        async with videoai.aio.InferenceClient(fake.address) as client:
+            return [frame async for frame in client.analyze_source("rtsp://cam/x")]
+
+    with pytest.raises(errors.Unavailable, match="max_reconnects: gone"):
+        await run()

@@ -14,7 +14,7 @@ from inference_server.engine import Device, ModelVersion, choose_device, load
 from inference_server.errors import DeviceUnavailable
 
 pytestmark = pytest.mark.cuda
-SIZE = 128
+SIZE = 256  # so large that anchors are chosen on the device
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,20 @@ def test_padded_and_bound_batches_answer_as_the_cpu_does(pair, count):
         one, other = found["output0"].astype(np.float32), expected["output0"].astype(np.float32)
         np.testing.assert_allclose(one[4:], other[4:], atol=tolerance)
         np.testing.assert_allclose(one[:4], other[:4], atol=SIZE * tolerance)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.25, 0.9])
+def test_chosen_anchors_tell_what_all_of_them_do(pair, threshold):
+    on_cuda, *_ = pair
+    assert on_cuda._head is not None
+    where, options = place(on_cuda.layout, SIZE, SIZE), Options(confidence_threshold=threshold)
+    ran = on_cuda.run_rows([{on_cuda.frames_input: frame[None]} for frame in frames_of(3)], on_cuda.read_outputs)
+    assert "output0" not in ran
+    for row in range(3):
+        found = on_cuda.read(ran, row, where, options)
+        expected = on_cuda.family.decode({"output0": ran["output0"][row]}, where, options)
+        for name in ("boxes", "scores", "class_ids"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
 def test_half_precision_stays_half(pair):

@@ -1,6 +1,11 @@
-"""AnalyzeSource: files that the server reads by itself."""
+"""AnalyzeSource: files and live streams that the server reads by itself, and `videoai analyze` with an address."""
 
+import json
 import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
 import psutil
@@ -24,6 +29,36 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def camera(folder):
+    """A live HTTP source that breaks off in the middle of every odd connection; its URL."""
+    connections = []
+
+    class Camera(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            connections.append(self.path)
+            video = (folder / "scene.ts").read_bytes()
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            whole = len(connections) % 2 == 0
+            part = video if whole else video[: len(video) // 2]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part) + (b"0\r\n\r\n" if whole else b""))
+            self.close_connection = True
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://root:secret@127.0.0.1:{server.server_port}/live?token=secret"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
 def pair(tmp_path_factory, onnx_files, folder):
     root = tmp_path_factory.mktemp("root")
     (root / "models").mkdir()
@@ -32,7 +67,7 @@ def pair(tmp_path_factory, onnx_files, folder):
         pair.start_registry()
         pair.register(onnx_files[1], 1)
         pair.activate(1)
-        pair.start_inference("--allow-folder", str(folder))
+        pair.start_inference("--allow-folder", str(folder), "--allow-host", "127.0.0.1", "--log-level", "debug")
         pair.wait_until_running(1)
         yield pair
     finally:
@@ -78,7 +113,8 @@ def test_sampling_and_limits_apply(pair, folder):
         ("scene.mp4", grpc.StatusCode.INVALID_ARGUMENT),
         ("file://{parent}/beside.mp4", grpc.StatusCode.PERMISSION_DENIED),
         ("file:///proc/self/environ", grpc.StatusCode.PERMISSION_DENIED),
-        ("http://127.0.0.1:1/x", grpc.StatusCode.PERMISSION_DENIED),
+        ("http://127.0.0.2/x", grpc.StatusCode.PERMISSION_DENIED),
+        ("http://root:secret@127.0.0.1:1/secret", grpc.StatusCode.UNAVAILABLE),
         ("rtsp://root:secret@camera/x", grpc.StatusCode.PERMISSION_DENIED),
     ],
 )
@@ -87,6 +123,48 @@ def test_what_cannot_be_read_says_why(pair, folder, uri, code):
         ask(pair, uri.format(folder=folder, parent=folder.parent))
     assert raised.value.code() is code, raised.value.details()
     assert "secret" not in raised.value.details() + pair.inference_process.log
+
+
+def test_a_live_source_goes_on_over_a_gap(pair, camera):
+    _, *events, summary = ask(pair, camera)
+    gaps = [event for event in events if isinstance(event, pb.Gap)]
+    frames = [event for event in events if isinstance(event, pb.FrameResult)]
+    assert [(gap.attempts, gap.resumed) for gap in gaps] == [(0, False), (1, True)]
+    assert gaps[0].began.seconds > 1_700_000_000
+    assert [frame.frame_index for frame in frames] == list(range(len(frames)))
+    assert len(frames) > 30
+    assert {frame.wall_clock_source for frame in frames} == {pb.WALL_CLOCK_SOURCE_RECEIVED}
+    assert frames[-1].wall_clock.ToSeconds() >= gaps[0].began.seconds
+    assert (summary.gaps, summary.frames_analyzed) == (1, len(frames))
+    assert "secret" not in pair.inference_process.log
+
+
+def test_max_reconnects_ends_it(pair, camera):
+    request = pb.AnalyzeSourceRequest(uri=camera, config=pb.AnalyzeConfig(model_name=NAME), max_reconnects=0)
+    with pytest.raises(grpc.RpcError) as raised:
+        list(pair.inference.AnalyzeSource(request, timeout=PATIENCE))
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "max_reconnects" in raised.value.details()
+    list(pair.inference.AnalyzeSource(pb.AnalyzeSourceRequest(uri=camera), timeout=PATIENCE))  # an even number of them
+
+
+def test_the_command_line_reads_addresses(pair, camera, folder):
+    def analyze(*arguments):
+        command = [sys.executable, "-m", "videoai", "analyze", "--inference", pair.inference_process.address]
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=PATIENCE)
+
+    live = analyze(camera, "--json", "-", "--output", "json")
+    assert live.returncode == 0, live.stderr
+    indices = [json.loads(line)["frame_index"] for line in live.stdout.splitlines()]
+    assert indices == list(range(len(indices)))
+    assert "source lost: " in live.stderr
+    assert "back after " in live.stderr
+    assert "secret" not in live.stderr
+    file = analyze(f"file://{folder}/scene.mp4", "--output", "json")
+    assert json.loads(file.stdout)["frames_analyzed"] == 30
+    assert analyze(f"file://{folder}/absent.mp4").returncode == 3
+    assert analyze(camera, "--save-video", "x.mp4").returncode == 2
+    assert analyze(str(folder / "scene.mp4"), "--give-up", "3").returncode == 2
 
 
 def test_a_file_leaves_no_descriptor_open(pair, folder):

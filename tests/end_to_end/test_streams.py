@@ -6,10 +6,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+from demo import scene
 from harness import NAME, Pair, eventually
 from videoai import InferenceClient, aio
 from videoai.errors import ResourceExhausted
+from videoai.inference.v1 import inference_pb2
 
 
 def trickle(video: Path, done: threading.Event) -> Iterator[bytes]:
@@ -33,6 +36,14 @@ def serving(pair: Pair, onnx_files: dict[int, Path]) -> Callable[..., Pair]:
     return start
 
 
+@pytest.fixture(scope="session")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Part of a video without an end: sent again and again it is one."""
+    path = tmp_path_factory.mktemp("video") / "scene.ts"
+    scene.encode(path, frames=60, size=(320, 192))
+    return path
+
+
 async def test_one_stream_too_many_is_told_when_to_try_again(serving: Callable[..., Pair], video: Path) -> None:
     pair = serving("--max-streams", "1")
     done = threading.Event()
@@ -49,3 +60,42 @@ async def test_one_stream_too_many_is_told_when_to_try_again(serving: Callable[.
     done.set()
     assert len(list(first)) == 119
     eventually(lambda: len(list(pair.analyze(video))) == 120, "there is room for the next")
+
+
+def endless(video: Path) -> Iterator[bytes]:
+    while True:
+        yield video.read_bytes()
+
+
+def decoders(pair: Pair) -> list[psutil.Process]:
+    return [
+        decoder
+        for child in psutil.Process(pair.inference_process.popen.pid).children()
+        if "inference_server.video.nursery" in child.cmdline()
+        for decoder in child.children()
+    ]
+
+
+def active(pair: Pair) -> int:
+    state = pair.inference.GetServingState(inference_pb2.GetServingStateRequest(), timeout=60)
+    return state.active_streams
+
+
+def test_a_reader_that_stops_slows_its_own_stream_only(serving_v1_shared: Pair, video: Path, long: Path) -> None:
+    stopped = serving_v1_shared.analyze(endless(long))
+    next(iter(stopped))
+    assert len(list(serving_v1_shared.analyze(video))) == 120
+    stopped.call.cancel()
+    eventually(lambda: active(serving_v1_shared) == 0)
+
+
+def test_a_call_that_is_cancelled_frees_its_decoder_and_its_place(serving_v1_shared: Pair, long: Path) -> None:
+    streams = [serving_v1_shared.analyze(endless(long)) for _ in range(3)]
+    for stream in streams:
+        next(iter(stream))
+    assert (len(decoders(serving_v1_shared)), active(serving_v1_shared)) == (3, 3)
+    for stream in streams:
+        stream.call.cancel()
+    eventually(lambda: (len(decoders(serving_v1_shared)), active(serving_v1_shared)) == (0, 0), "all is freed")
+    maps = Path(f"/proc/{serving_v1_shared.inference_process.popen.pid}/maps")
+    eventually(lambda: "videoai-frames" not in maps.read_text(), "the frames' memory is given back")

@@ -65,6 +65,9 @@ class FakeModel:
             raise self.failure
         return {"output0": frames[:, 0, 0, :1]}
 
+    def read(self, ran, row, placement, options):
+        return self.family.decode({name: array[row] for name, array in ran.items()}, placement, options)
+
     def close(self):
         self.closed = True
 

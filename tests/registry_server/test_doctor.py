@@ -36,6 +36,13 @@ def test_a_sound_folder(example: Any) -> None:
     assert after == before
 
 
+def test_a_folder_is_looked_at_once(example: Any, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(example.path)
+    found = [finding.check for finding in doctor.examine(Settings(link))]
+    assert len(found) == len(set(found))
+
+
 def test_a_database(root: Any) -> None:
     location = locations.parse("sqlite:models/registry.db")
     assert "not there yet" in examine(root, storage=location)["storage"].found

@@ -11,7 +11,9 @@ import pytest
 from tests.repository.house import reachable, read, uses, within
 
 CLIENTS = ("videoai", "demo", "sidecar")
-TENSORS = tuple(f"inference_server.tensors.{part}" for part in ("service", "calls", "convert", "describe", "messages"))
+TENSORS = tuple(
+    f"inference_server.tensors.{part}" for part in ("service", "calls", "convert", "describe", "messages", "settings")
+)
 WIRE = ("registry_server.service", "registry_server.convert", "inference_server.service", *TENSORS, *CLIENTS)
 SERVERS = ("registry_server.server", "inference_server.server")
 WATCHER = ("inference_server.watcher", "inference_server.reporter", "inference_server.fetching")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self, Unpack
 
-from videoai import analysis
+import grpc
+
+from videoai import analysis, errors
 from videoai.aio.channel import Client
 from videoai.aio.upload import frames
 from videoai.analysis import Analysis, Progress
@@ -15,7 +17,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from videoai.aio.upload import AnyVideoSource
-    from videoai.analysis import FrameOptions, PictureSource, VideoOptions
+    from videoai.analysis import FrameOptions, GapHandler, PictureSource, SourceOptions, VideoOptions
+
+    SourceMethod = grpc.aio.UnaryStreamMultiCallable[
+        inference_pb2.AnalyzeSourceRequest, inference_pb2.AnalyzeSourceResponse
+    ]
 
 
 class VideoAnalysis(Analysis):
@@ -64,6 +70,24 @@ class InferenceClient(Client):
         config = analysis.video_config(model_name, options)
         return VideoAnalysis(frames(self._stub.AnalyzeVideo, config, source, progress), progress)
 
+    def analyze_source(
+        self,
+        uri: str,
+        model_name: str = "",
+        *,
+        on_gap: GapHandler | None = None,
+        **options: Unpack[SourceOptions],
+    ) -> VideoAnalysis:
+        """Have the server read a source by itself and iterate over its frames' results; a camera's never end.
+
+        `uri`: file:///absolute/path on the server's machine, or http(s)://, where the operator allows it.
+        `on_gap` is called with each message about a gap in a live source, in order with the frames; `.gaps` has them
+        too. Nothing is asked before the first frame is.
+        """
+        progress = Progress(on_gap)
+        request = analysis.source_request(uri, model_name, options)
+        return VideoAnalysis(_source_frames(self._stub.AnalyzeSource, request, progress), progress)
+
     async def analyze_frames(
         self,
         pictures: Sequence[PictureSource],
@@ -79,3 +103,18 @@ class InferenceClient(Client):
     async def serving_state(self) -> inference_pb2.GetServingStateResponse:
         """Return what the server runs, on what, and how far it has come with what the registry told it."""
         return await self._call(self._stub.GetServingState, inference_pb2.GetServingStateRequest())
+
+
+async def _source_frames(
+    method: SourceMethod, request: inference_pb2.AnalyzeSourceRequest, progress: Progress
+) -> AsyncGenerator[inference_pb2.FrameResult]:
+    call = method(request)
+    try:
+        async for response in call:
+            for frame in progress.take(response):
+                yield frame
+    except grpc.RpcError as error:
+        raise errors.from_grpc(error) from None
+    finally:
+        call.cancel()
+    progress.check_complete()

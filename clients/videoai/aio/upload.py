@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from videoai.analysis import Progress
     from videoai.inference.v1 import inference_pb2
 
-    Method = grpc.aio.StreamStreamMultiCallable[analysis.Request, analysis.Response]
-    Stream = grpc.aio.StreamStreamCall[analysis.Request, analysis.Response]
+    Method = grpc.aio.StreamStreamMultiCallable[analysis.Request, inference_pb2.AnalyzeVideoResponse]
+    Stream = grpc.aio.StreamStreamCall[analysis.Request, inference_pb2.AnalyzeVideoResponse]
 
 AnyVideoSource = VideoSource | AsyncIterable[bytes]
 

@@ -92,6 +92,8 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(error.details, exit_code(error))
     except OSError as error:
         return _fail(str(error), FAILED)
+    except UnicodeEncodeError as error:
+        return _not_text(error)
     return code if isinstance(code, int) else 0
 
 
@@ -104,6 +106,13 @@ def exit_code(error: VideoAIError) -> int:
             return UNAVAILABLE
         case _:
             return FAILED
+
+
+def _not_text(error: UnicodeEncodeError) -> int:
+    """A word of the command line that is no text, or text that this terminal cannot show."""
+    if error.encoding in ("utf-8", "utf8"):
+        return _fail(f"expected text in UTF-8, got {error.object!r}", USAGE)
+    return _fail(f"standard output takes no more than {error.encoding}: set PYTHONIOENCODING=utf-8", FAILED)
 
 
 def _fail(message: str, code: int) -> int:

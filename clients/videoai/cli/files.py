@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from videoai.cli import show
-from videoai.cli.models import VERSION, models, pairs
-from videoai.cli.options import Settings, global_options, pass_settings
+from videoai.cli.models import models, pairs
+from videoai.cli.options import VERSION, VERSION_OR_NONE, Settings, global_options, pass_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @models.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option("--name", required=True, help="Name of the model.")
-@click.option("--version", type=click.IntRange(min=0), default=0, help="Version; 0, the default, takes the next.")
+@click.option("--version", type=VERSION_OR_NONE, default=0, help="Version; 0, the default, takes the next.")
 @click.option("--description", default="", help="Free text.")
 @click.option("--metric", "metrics", multiple=True, metavar="KEY=NUMBER", callback=pairs, help="Repeatable.")
 @click.option("--attribute", "attributes", multiple=True, metavar="KEY=JSON", callback=pairs, help="Repeatable.")

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from videoai.cli import output, programs, show
-from videoai.cli.options import Settings, global_options, pass_settings
+from videoai.cli.options import COUNT, VERSION, VERSION_OR_NONE, Settings, global_options, pass_settings
 from videoai.cli.waiting import until_applied, wait_options
 from videoai.registry.v1 import registry_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-VERSION = click.IntRange(min=1)
 
 
 def who() -> str:
@@ -52,15 +50,15 @@ def pairs(_context: click.Context, parameter: click.Parameter, values: Sequence[
         key, _, value = text.partition("=")
         try:
             result[key] = read(value)
-        except ValueError:
-            raise click.BadParameter(f"expected {parameter.metavar}, got {text!r}") from None
+        except (ValueError, RecursionError):
+            raise click.BadParameter(f"expected {parameter.metavar}, got {text[:200]!r}") from None
     return result
 
 
 @models.command()
 @click.argument("name")
 @click.argument("path")
-@click.option("--version", type=click.IntRange(min=0), default=0, help="Version; 0, the default, takes the next.")
+@click.option("--version", type=VERSION_OR_NONE, default=0, help="Version; 0, the default, takes the next.")
 @click.option("--description", default="", help="Free text.")
 @click.option("--metric", "metrics", multiple=True, metavar="KEY=NUMBER", callback=pairs, help="Repeatable.")
 @click.option("--attribute", "attributes", multiple=True, metavar="KEY=JSON", callback=pairs, help="Repeatable.")
@@ -105,7 +103,7 @@ def show_(settings: Settings, name: str, version: int | None) -> None:
 @click.argument("version", type=VERSION)
 @click.option(
     "--expect",
-    type=click.IntRange(min=0),
+    type=VERSION_OR_NONE,
     metavar="N",
     help="Refuse unless version N is in production now; 0: unless none is.",
 )
@@ -215,7 +213,7 @@ def inspect(
 
 @models.command()
 @click.argument("name")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the newest N.")
+@click.option("--limit", type=COUNT, metavar="N", help="Only the newest N.")
 @global_options
 @pass_settings
 def history(settings: Settings, name: str, limit: int | None) -> None:

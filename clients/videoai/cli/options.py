@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
+
+
+# What the fields of the protos hold; anything else is a mistake of the command line.
+VERSION = click.IntRange(1, 2**31 - 1)
+VERSION_OR_NONE = click.IntRange(0, 2**31 - 1)
+COUNT = click.IntRange(1, 2**31 - 1)
+
+
+class Number(click.FloatRange):
+    """A number within a range, of which click takes nan to be a part."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
+
+
+LONGEST_SECONDS = 366 * 24 * 3600
+SOME_SECONDS = Number(min=0, min_open=True, max=LONGEST_SECONDS)
 
 
 @dataclass
@@ -93,7 +112,7 @@ _OPTIONS = [
     ),
     click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=SOME_SECONDS,
         metavar="SECONDS",
         envvar="VIDEOAI_TIMEOUT",
         expose_value=False,

@@ -60,6 +60,14 @@ class AnalysisProgress:
     ) -> None:
         self._bar.stop()
 
+    def tell_gap(self, gap: inference_pb2.Gap) -> None:
+        """Say on standard error that a live source is away, still away, or back."""
+        if gap.resumed:
+            text = f"back after {gap.seconds:.1f} s, attempt {gap.attempts}"
+        else:
+            text = f"attempt {gap.attempts} failed: {gap.reason}" if gap.attempts else f"source lost: {gap.reason}"
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def advance(self, started: inference_pb2.Started, frame: inference_pb2.FrameResult) -> None:
         """Show that `frame` is done."""
         self._frames += 1

@@ -34,7 +34,8 @@ def model(settings: Settings, item: registry_pb2.Model, done: str | None = None)
 def model_list(settings: Settings, items: Sequence[registry_pb2.Model]) -> None:
     """Print versions, one a line."""
     if settings.json:
-        output.print_json(registry_pb2.ListModelsResponse(models=items))
+        # Of several pages: the revision and the token of a single one would say nothing.
+        output.print_json({"models": [output.to_dict(item) for item in items]})
     else:
         columns = ("MODEL", "VERSION", "STATUS", "CREATED", "SIZE", "DESCRIPTION")
         output.print_table(None, columns, [_row(item) for item in items])

@@ -8,6 +8,7 @@ import click
 from rich.live import Live
 
 from videoai.cli import output, show
+from videoai.cli.options import COUNT, SOME_SECONDS
 from videoai.errors import DeadlineExceeded, VideoAIError
 from videoai.registry.v1 import registry_pb2
 from videoai.rollout import Outcome, revision_of
@@ -24,11 +25,10 @@ Function = TypeVar("Function", bound="Callable[..., Any]")
 
 def wait_options(function: Function) -> Function:
     """Add --wait, --wait-timeout and --replicas."""
-    seconds = click.FloatRange(min=0, min_open=True)
     text = "With --wait: give up after this long.  [default: 300]"
     text_replicas = "With --wait: and until at least so many replicas have."
-    function = click.option("--replicas", type=click.IntRange(min=1), metavar="N", help=text_replicas)(function)
-    function = click.option("--wait-timeout", type=seconds, default=300.0, metavar="SECONDS", help=text)(function)
+    function = click.option("--replicas", type=COUNT, metavar="N", help=text_replicas)(function)
+    function = click.option("--wait-timeout", type=SOME_SECONDS, default=300.0, metavar="SECONDS", help=text)(function)
     return click.option("--wait", is_flag=True, help="Wait until every live replica has applied it.")(function)
 
 

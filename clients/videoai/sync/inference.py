@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
     from types import TracebackType
 
-    from videoai.analysis import FrameOptions, PictureSource, VideoOptions, VideoSource
+    from videoai.analysis import FrameOptions, GapHandler, PictureSource, SourceOptions, VideoOptions, VideoSource
 
-    Method = grpc.StreamStreamMultiCallable[analysis.Request, analysis.Response]
+    Method = grpc.StreamStreamMultiCallable[analysis.Request, inference_pb2.AnalyzeVideoResponse]
+    SourceMethod = grpc.UnaryStreamMultiCallable[
+        inference_pb2.AnalyzeSourceRequest, inference_pb2.AnalyzeSourceResponse
+    ]
 
 
 class VideoAnalysis(Analysis):
@@ -66,6 +69,24 @@ class InferenceClient(Client):
         progress = Progress()
         config = analysis.video_config(model_name, options)
         return VideoAnalysis(_frames(self._stub.AnalyzeVideo, config, source, progress), progress)
+
+    def analyze_source(
+        self,
+        uri: str,
+        model_name: str = "",
+        *,
+        on_gap: GapHandler | None = None,
+        **options: Unpack[SourceOptions],
+    ) -> VideoAnalysis:
+        """Have the server read a source by itself and iterate over its frames' results; a camera's never end.
+
+        `uri`: file:///absolute/path on the server's machine, or http(s)://, where the operator allows it.
+        `on_gap` is called with each message about a gap in a live source, in order with the frames; `.gaps` has them
+        too. Nothing is asked before the first frame is.
+        """
+        progress = Progress(on_gap)
+        request = analysis.source_request(uri, model_name, options)
+        return VideoAnalysis(_source_frames(self._stub.AnalyzeSource, request, progress), progress)
 
     def analyze_frames(
         self,
@@ -119,6 +140,21 @@ def _frames(
             yield from progress.take(response)
     except grpc.RpcError as error:
         raise upload.failure or errors.from_grpc(error) from None
+    else:
+        progress.check_complete()
+    finally:
+        call.cancel()
+
+
+def _source_frames(
+    method: SourceMethod, request: inference_pb2.AnalyzeSourceRequest, progress: Progress
+) -> Generator[inference_pb2.FrameResult]:
+    call = method(request)
+    try:
+        for response in call:
+            yield from progress.take(response)
+    except grpc.RpcError as error:
+        raise errors.from_grpc(error) from None
     else:
         progress.check_complete()
     finally:

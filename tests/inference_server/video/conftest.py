@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO
@@ -139,10 +140,20 @@ def workers() -> list[psutil.Process]:
     return found
 
 
+def nursery() -> psutil.Process | None:
+    """The process that decoders of this process are forked from, if it is there."""
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "inference_server.video.nursery" in child.cmdline():
+                return child
+    return None
+
+
 @pytest.fixture(scope="session")
 def tools() -> SimpleNamespace:
     """What the tests share, since they cannot import this file."""
-    return SimpleNamespace(scene=scene, encode=encode, plain=plain, rgb=rgb, send=send, decode=decode, workers=workers)
+    shared = (scene, encode, plain, rgb, send, decode, workers, nursery)
+    return SimpleNamespace(**{function.__name__: function for function in shared})
 
 
 @pytest.fixture(scope="session")

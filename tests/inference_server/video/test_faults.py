@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from inference_server.detection import Layout
 from inference_server.errors import DecoderFailed, VideoLimitExceeded
-from inference_server.video import DecodedStream, DecoderPool, DecoderSettings, StreamRequest, Target
+from inference_server.video import DecodedStream, DecoderPool, DecoderSettings, StreamRequest, Target, processes
 
 TARGET = Target(Layout(48, 48), 0)
 
@@ -96,6 +97,43 @@ async def test_a_decoder_that_needs_too_much_memory_is_told_apart(tools: Any, sp
             await tools.decode(pool, data)
 
 
+async def test_a_frame_has_only_so_much_of_the_processor(tools: Any, spool: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (2, 2048, 2048, 3), np.uint8)
+    data = tools.encode("mpegts", pictures=list(noise), codec_options={"preset": "ultrafast", "crf": "10"})
+    async with DecoderPool(DecoderSettings(spool_folder=spool, max_frame_cpu_seconds=0.02)) as pool:
+        with pytest.raises(VideoLimitExceeded, match=r"^max_frame_cpu_seconds: .* more than 0\.02 s of the processor"):
+            await tools.decode(pool, data)
+
+
+async def test_the_next_frame_has_its_own_time(tools: Any, spool: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (2, 240, 320, 3), np.uint8)
+    data = tools.encode("mpegts", pictures=[*noise] * 80, codec_options={"preset": "ultrafast", "crf": "10"})
+    async with DecoderPool(DecoderSettings(spool_folder=spool, max_frame_cpu_seconds=0.15)) as pool:
+        async with await pool.open(StreamRequest(), TARGET) as stream:
+            upload = asyncio.create_task(tools.send(stream, data))
+            async for frame in stream:
+                if frame.frame_index == 150:
+                    used = sum(tools.workers()[0].cpu_times()[:2])
+                frame.release()
+            await upload
+        assert stream.summary.frames_decoded == 160
+        assert used > 0.15, "all frames together need more than one may"
+
+
+async def test_memory_goes_with_a_decoder_that_was_killed(tools: Any, pool: DecoderPool, video: bytes) -> None:
+    stream, frames = await begin(pool, video)
+    await tools.send(stream, video[len(video) // 2 :])
+    (await anext(frames)).release()
+    assert "videoai-frames" in Path("/proc/self/maps").read_text()
+    tools.workers()[0].kill()
+    with pytest.raises(DecoderFailed):
+        await drain(frames)
+    await stream.close()
+    del stream, frames  # with the error, whose traceback leads to frames
+    gc.collect()
+    assert "videoai-frames" not in Path("/proc/self/maps").read_text()
+
+
 async def test_closing_a_stream_frees_its_process(tools: Any, pool: DecoderPool, video: bytes) -> None:
     stream, _ = await begin(pool, video)
     (process,) = tools.workers()
@@ -136,6 +174,74 @@ async def test_when_the_nursery_dies_its_decoders_do_and_the_next_stream_gets_an
         psutil.wait_procs([worker], timeout=5)
         assert not worker.is_running()
     assert len((await tools.decode(pool, video)).frames) == 30
+
+
+async def test_a_process_to_fork_from_is_there_before_the_first_stream_and_after_it_died(
+    tools: Any, pool: DecoderPool, video: bytes
+) -> None:
+    first = tools.nursery()
+    assert len((await tools.decode(pool, video)).frames) == 30
+    assert tools.nursery() == first, "the stream needed no other"
+    first.kill()
+    psutil.wait_procs([first], timeout=10)
+    async with asyncio.timeout(60):
+        while (second := tools.nursery()) in {None, first}:
+            await asyncio.sleep(0.01)
+    async with await pool.open(StreamRequest(), TARGET) as stream:
+        await stream.feed(video)
+        await stream.started()
+        assert tools.workers()[0].parent() == second
+
+
+async def test_streams_asked_for_while_the_nursery_dies_come_from_the_next(
+    tools: Any, pool: DecoderPool, video: bytes
+) -> None:
+    await tools.decode(pool, video)
+    tools.nursery().suspend()  # so that it takes none of these
+    asked = [asyncio.create_task(tools.decode(pool, video)) for _ in range(3)]
+    await asyncio.sleep(0)
+    tools.nursery().kill()
+    assert [len(decoded.frames) for decoded in await asyncio.gather(*asked)] == [30] * 3
+
+
+async def test_a_nursery_that_was_stopped_is_continued(tools: Any, pool: DecoderPool, video: bytes) -> None:
+    stream, frames = await begin(pool, video)
+    async with stream:
+        nursery = tools.nursery()
+        nursery.suspend()
+        assert len((await tools.decode(pool, video)).frames) == 30
+        assert tools.nursery() == nursery
+        await tools.send(stream, video[len(video) // 2 :])
+        assert await drain(frames) == 30, "those before it go on"
+
+
+async def test_a_nursery_that_hangs_is_replaced(
+    tools: Any, spool: Path, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = (
+        "import socket, sys, time; from inference_server.video import wire;"
+        "socket.socket(fileno=int(sys.argv[1])).sendall(wire.pack({'type': 'ready', 'layers': []})); time.sleep(1000)"
+    )
+    sound = processes._PROGRAM
+    monkeypatch.setattr(processes, "_PROGRAM", ("-c", hangs))
+    ready: list[Any] = []
+    settings = DecoderSettings(spool_folder=spool, decode_timeout_seconds=5)
+    async with DecoderPool(settings, ready.append) as pool:
+        async with asyncio.timeout(60):
+            while not ready:
+                await asyncio.sleep(0.01)
+        monkeypatch.setattr(processes, "_PROGRAM", sound)
+        assert len((await tools.decode(pool, video)).frames) == 30
+
+
+async def test_nurseries_that_do_not_start_are_given_up(
+    tools: Any, spool: Path, video: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_PROGRAM", ("-c", "raise SystemExit(1)"))
+    async with DecoderPool(DecoderSettings(spool_folder=spool)) as pool:
+        for _ in range(2):
+            with pytest.raises(DecoderFailed, match="does not start"):
+                await tools.decode(pool, video)
 
 
 async def test_frames_stay_readable_when_the_stream_is_gone(tools: Any, pool: DecoderPool, video: bytes) -> None:
@@ -204,7 +310,8 @@ asyncio.run(main())
 """
 
 
-def test_a_server_that_is_killed_leaves_nothing(video: bytes) -> None:
+@pytest.mark.parametrize("stopped", ["nothing", "server", "nursery", "workers", "all"])
+def test_a_server_that_is_killed_leaves_nothing(video: bytes, stopped: str) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"HOME": "/"}
     ) as server:
@@ -214,8 +321,13 @@ def test_a_server_that_is_killed_leaves_nothing(video: bytes) -> None:
             server.stdin.write(video[:500])
             server.stdin.flush()
             assert server.stdout.readline() == b"ready\n"
-            family = psutil.Process(server.pid).children(recursive=True)
+            parent = psutil.Process(server.pid)
+            nursery, workers = parent.children(), parent.children()[0].children()
+            family = [*nursery, *workers]
             assert len(family) == 4
+            members = {"nothing": [], "server": [parent], "nursery": nursery, "workers": workers}
+            for process in members.get(stopped, [parent, *family]):
+                process.suspend()
         finally:
             server.kill()
     _, alive = psutil.wait_procs(family, timeout=10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,24 @@ async def test_requests_run_side_by_side_and_leave_no_process(
 def test_raw_pictures_have_the_size_they_claim() -> None:
     with pytest.raises(ValueError, match="rgb: expected 2 x 2 x 3 bytes, got 5"):
         RawPicture(2, 2, b"12345")
+
+
+async def test_pictures_that_do_not_decode_keep_no_memory(pool: DecoderPool) -> None:
+    """Not even until the garbage collector comes, to which the memory of frames looks small."""
+
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count("/memfd:")
+
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("no /proc to count mappings in")
+    gc.collect()
+    before = mapped()
+    gc.disable()
+    try:
+        for _ in range(3):
+            with pytest.raises(InvalidPicture):
+                async with pool.prepare_pictures([EncodedPicture(b"\x89PNG\r\n\x1a\n" + bytes(100))], LAYOUT):
+                    pass
+        assert mapped() == before
+    finally:
+        gc.enable()

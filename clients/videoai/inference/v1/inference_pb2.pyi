@@ -53,7 +53,7 @@ class _WallClockSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WallC
     WALL_CLOCK_SOURCE_UNSPECIFIED: _WallClockSource.ValueType  # 0
     """There is no time."""
     WALL_CLOCK_SOURCE_CAMERA: _WallClockSource.ValueType  # 1
-    """The source's own, as its RTCP sender reports tell it."""
+    """The source's own, where the stream carries it."""
     WALL_CLOCK_SOURCE_RECEIVED: _WallClockSource.ValueType  # 2
     """The server's, when the frame had arrived and was decoded: later than the picture by the time that took."""
 
@@ -63,7 +63,7 @@ class WallClockSource(_WallClockSource, metaclass=_WallClockSourceEnumTypeWrappe
 WALL_CLOCK_SOURCE_UNSPECIFIED: WallClockSource.ValueType  # 0
 """There is no time."""
 WALL_CLOCK_SOURCE_CAMERA: WallClockSource.ValueType  # 1
-"""The source's own, as its RTCP sender reports tell it."""
+"""The source's own, where the stream carries it."""
 WALL_CLOCK_SOURCE_RECEIVED: WallClockSource.ValueType  # 2
 """The server's, when the frame had arrived and was decoded: later than the picture by the time that took."""
 Global___WallClockSource: _TypeAlias = WallClockSource  # noqa: Y015
@@ -295,8 +295,8 @@ class AnalyzeSourceRequest(_message.Message):
     MAX_RECONNECTS_FIELD_NUMBER: _builtins.int
     GIVE_UP_SECONDS_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
-    """file:///absolute/path, http://, https://, rtsp:// or rtsps://; user:password@ before the host is sent to that host
-    alone and never logged.
+    """file:///absolute/path, http:// or https://; user:password@ before the host is sent to that host alone and never
+    logged. rtsp:// and rtsps:// are not read yet: INVALID_ARGUMENT.
     """
     max_reconnects: _builtins.int
     """Attempts to connect again in one gap of a live source before the stream ends with UNAVAILABLE; 0: none, it ends with
@@ -387,7 +387,7 @@ Global___AnalyzeSourceResponse: _TypeAlias = AnalyzeSourceResponse  # noqa: Y015
 class Gap(_message.Message):
     """How far a gap in a live source has come. Sent when the source breaks off, after each failed attempt to connect again, and
     when a frame has arrived again; frames before it come before it. After a gap frame_index goes on and time_seconds
-    has advanced by the length of the gap; pts may begin anew.
+    has advanced by about the length of the gap; pts may begin anew.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1244,6 +1244,7 @@ class GetServingStateResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     ACTIVE_STREAMS_FIELD_NUMBER: _builtins.int
     CURRENT_TIMESTAMP_FIELD_NUMBER: _builtins.int
+    SERVICES_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """This server, as the registry's rollout names it."""
     registry: _builtins.str
@@ -1260,6 +1261,10 @@ class GetServingStateResponse(_message.Message):
     def current_timestamp(self) -> _timestamp_pb2.Timestamp:
         """The server's clock, in UTC, when it answered."""
 
+    @_builtins.property
+    def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Full names of the services through which its models are reached on this port."""
+
     def __init__(
         self,
         *,
@@ -1269,10 +1274,11 @@ class GetServingStateResponse(_message.Message):
         models: _abc.Iterable[Global___ServedModel] | None = ...,
         active_streams: _builtins.int = ...,
         current_timestamp: _timestamp_pb2.Timestamp | None = ...,
+        services: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["current_timestamp", b"current_timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "current_timestamp", b"current_timestamp", "instance_id", b"instance_id", "models", b"models", "registry", b"registry", "registry_connected", b"registry_connected"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "current_timestamp", b"current_timestamp", "instance_id", b"instance_id", "models", b"models", "registry", b"registry", "registry_connected", b"registry_connected", "services", b"services"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1299,6 +1305,8 @@ class ServedModel(_message.Message):
     CLEARED_FIELD_NUMBER: _builtins.int
     FAMILY_FIELD_NUMBER: _builtins.int
     CLASS_NAMES_FIELD_NUMBER: _builtins.int
+    REQUESTS_ANSWERED_FIELD_NUMBER: _builtins.int
+    REQUESTS_FAILED_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Name."""
     seen_version: _builtins.int
@@ -1327,6 +1335,10 @@ class ServedModel(_message.Message):
     """True if the registry has no version of this model in production and the last one goes on answering."""
     family: _builtins.str
     """Layout that the running version's output is read as, for instance "yolo-detect" or "tensors"; empty if none."""
+    requests_answered: _builtins.int
+    """Requests for raw tensors (ModelInfer, ModelStreamInfer) answered since the server started."""
+    requests_failed: _builtins.int
+    """Requests for raw tensors that could not be answered since the server started."""
     @_builtins.property
     def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Class names of the running version, in the order of class_id."""
@@ -1349,10 +1361,12 @@ class ServedModel(_message.Message):
         cleared: _builtins.bool = ...,
         family: _builtins.str = ...,
         class_names: _abc.Iterable[_builtins.str] | None = ...,
+        requests_answered: _builtins.int = ...,
+        requests_failed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "cleared", b"cleared", "device", b"device", "family", b"family", "frames_answered", b"frames_answered", "frames_failed", b"frames_failed", "last_error", b"last_error", "model_name", b"model_name", "provider", b"provider", "revision", b"revision", "running_sha256", b"running_sha256", "running_version", b"running_version", "seen_version", b"seen_version", "state", b"state", "swaps", b"swaps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_names", b"class_names", "cleared", b"cleared", "device", b"device", "family", b"family", "frames_answered", b"frames_answered", "frames_failed", b"frames_failed", "last_error", b"last_error", "model_name", b"model_name", "provider", b"provider", "requests_answered", b"requests_answered", "requests_failed", b"requests_failed", "revision", b"revision", "running_sha256", b"running_sha256", "running_version", b"running_version", "seen_version", b"seen_version", "state", b"state", "swaps", b"swaps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,88 @@
+"""Puts the choice of anchors that may matter behind a head that gives thousands: hundreds of rows leave the device.
+
+The graph keeps the output that it had, and gets two more: the columns of the anchors whose best class scores highest,
+and which anchors these are. Nothing is rounded or decided: the values are those of the output, and whoever reads them
+applies the threshold. Where more anchors may pass it than were chosen, the output itself is read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from inference_server.detection import AnchorRows
+
+COLUMNS, ANCHORS = "videoai_candidates/columns", "videoai_candidates/anchors"
+MOST = 512
+# Since the one opset the operators used here take what they take today, but for ReduceMax: its axes are an input since
+# the other.
+LEAST_OPSET, AXES_ARE_INPUTS = 13, 18
+
+
+def add_candidates(model: ModelProto, head: AnchorRows, opset: int, most: int = MOST) -> bool:
+    """Add outputs of `head`'s best anchors, best first: COLUMNS (batch, rows, k) and ANCHORS int64 (batch, k).
+
+    Says whether it did: the graph may be too old, give its anchors another way, or have no more than `most`.
+    """
+    output = next((value for value in model.graph.output if value.name == head.output_name), None)
+    dimensions = [] if output is None else output.type.tensor_type.shape.dim
+    if opset < LEAST_OPSET or len(dimensions) != 3 or dimensions[2].dim_value <= most:
+        return False
+    given = _Additions(model)
+    scores = given.node("Slice", head.output_name, [head.first], [head.last], [1])
+    if opset < AXES_ARE_INPUTS:
+        best = given.node("ReduceMax", scores, axes=[1], keepdims=0)
+    else:
+        best = given.node("ReduceMax", scores, [1], keepdims=0)
+    best = given.node("Cast", best, to=TensorProto.FLOAT)
+    # What is no number passes no threshold, and would have no place in an order.
+    best = given.node("Where", given.node("IsNaN", best), np.array(-1, np.float32), best)
+    given.node("TopK", best, [most], results=["videoai_candidates/scores", ANCHORS], axis=1, largest=1, sorted=1)
+    rows = given.node("Slice", given.node("Shape", head.output_name), [0], [2], [0])
+    shape = given.node("Concat", rows, [most], axis=0)
+    anchors = given.node("Expand", given.node("Unsqueeze", ANCHORS, [1]), shape)
+    given.node("GatherElements", head.output_name, anchors, results=[COLUMNS], axis=2)
+    kind = output.type.tensor_type.elem_type if output is not None else TensorProto.FLOAT
+    model.graph.output.append(helper.make_tensor_value_info(COLUMNS, kind, [None, None, most]))
+    model.graph.output.append(helper.make_tensor_value_info(ANCHORS, TensorProto.INT64, [None, most]))
+    return True
+
+
+def passing(head: AnchorRows, columns: NDArray[Any], anchors: NDArray[np.int64], threshold: float) -> Any:
+    """Of one frame's best anchors, (rows, k) and (k,), those columns that can pass `threshold`, in the anchors' order.
+
+    None where anchors that were not chosen can pass it too.
+    """
+    # As whoever reads them compares; a half would round the threshold.
+    last = columns[head.first : head.last, -1].astype(np.float32)
+    # It is the least of all that were chosen. One that is no number says nothing of those that were left out.
+    if np.fmax.reduce(last) > threshold:
+        return None
+    return columns[:, np.argsort(anchors)]
+
+
+class _Additions:
+    """Nodes behind a graph, with names that no exporter gives."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._graph = model.graph
+        self._count = 0
+
+    def node(self, operator: str, *inputs: Any, results: list[str] | None = None, **attributes: Any) -> str:
+        """Add a node; lists and arrays among its inputs become constants. Returns its first result."""
+        names = [value if isinstance(value, str) else self._constant(value) for value in inputs]
+        results = results or [self._name()]
+        self._graph.node.append(helper.make_node(operator, names, results, self._name(), **attributes))
+        return results[0]
+
+    def _constant(self, value: Any) -> str:
+        array = value if isinstance(value, np.ndarray) else np.array(value, np.int64)
+        self._graph.initializer.append(numpy_helper.from_array(array, self._name()))
+        return self._graph.initializer[-1].name
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"videoai_candidates/{self._count}"

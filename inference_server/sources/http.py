@@ -1,0 +1,154 @@
+"""Video over HTTP: fetched by the server, which hands the decoder bytes and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from urllib.parse import urljoin
+
+import h11
+
+from inference_server.errors import InvalidField, SourceNotAllowed, SourceNotFound, SourceRefused, SourceUnavailable
+from inference_server.sources.connecting import Link, Network, connect
+from inference_server.sources.multipart import Parts, boundary
+from inference_server.sources.source import SourceLost
+from inference_server.sources.uris import NetworkUri, parse
+from inference_server.video import DecodedStream
+
+_MOST_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class _Exchange:
+    """One request and its response on one connection."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._http = h11.Connection(h11.CLIENT)
+
+    async def ask(self, uri: NetworkUri) -> h11.Response:
+        """Send GET and return the head of the response. Raises SourceLost and h11.RemoteProtocolError."""
+        headers = [("Host", uri.authority), ("User-Agent", "videoai"), ("Accept-Encoding", "identity")]
+        if uri.user is not None:
+            secret = base64.b64encode(f"{uri.user}:{uri.password}".encode()).decode()
+            headers.append(("Authorization", f"Basic {secret}"))
+        request = h11.Request(method="GET", target=uri.target, headers=[*headers, ("Connection", "close")])
+        await self._link.write(self._http.send(request) + self._http.send(h11.EndOfMessage()))
+        while True:
+            event = await self._next()
+            if isinstance(event, h11.Response):
+                return event
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """Yield the body until it is complete. Raises SourceLost if it breaks off."""
+        try:
+            while not isinstance(event := await self._next(), h11.EndOfMessage):
+                if isinstance(event, h11.Data):
+                    yield bytes(event.data)
+        except h11.RemoteProtocolError:
+            raise SourceLost("the connection ended in the middle of the body") from None
+
+    async def _next(self) -> object:
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            self._http.receive_data(await self._link.read())
+        return event
+
+
+@dataclass(frozen=True, slots=True)
+class _Response:
+    """A body that is being read; without a stated length it is live."""
+
+    exchange: _Exchange
+    length: int | None
+    separator: bytes | None = None
+    file: None = None
+
+    @property
+    def live(self) -> bool:
+        return self.length is None
+
+    async def pump(self, decoded: DecodedStream) -> None:
+        """Feed the body to the decoder, as fast as that takes it."""
+        received, parts = 0, None if self.separator is None else Parts(self.separator)
+        try:
+            async for data in self.exchange.body():
+                received += len(data)
+                for piece in (data,) if parts is None else parts.feed(data):
+                    await decoded.feed(piece)
+        except SourceLost as lost:
+            of = "" if self.length is None else f" after {received} of {self.length} bytes"
+            raise SourceLost(f"{lost}{of}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSource:
+    """What a GET of `uri` answers with."""
+
+    uri: NetworkUri
+    network: Network
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[_Response]:
+        """Ask, following redirects to hosts that are allowed. Raises SourceError."""
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(self.network.connect_seconds):
+                    response = await self._follow(stack)
+            except TimeoutError:
+                limit = f"{self.network.connect_seconds:g} s (--connect-timeout-seconds)"
+                raise SourceUnavailable(f"{self.uri} did not answer within {limit}") from None
+            except (SourceLost, h11.RemoteProtocolError) as error:
+                reason = "it does not speak HTTP" if isinstance(error, h11.RemoteProtocolError) else str(error)
+                raise SourceUnavailable(f"{self.uri} did not answer: {reason}") from None
+            yield response
+
+    async def _follow(self, stack: AsyncExitStack) -> _Response:
+        uri = self.uri
+        for _ in range(_MOST_REDIRECTS + 1):
+            exchange = _Exchange(await stack.enter_async_context(connect(uri, self.network)))
+            response = await exchange.ask(uri)
+            if response.status_code not in _REDIRECTS:
+                return _accept(uri, response, exchange)
+            await stack.aclose()
+            uri = _redirect(uri, _header(response, b"location"))
+        raise SourceRefused(f"{self.uri} redirects more than {_MOST_REDIRECTS} times")
+
+
+def _accept(uri: NetworkUri, response: h11.Response, exchange: _Exchange) -> _Response:
+    status = response.status_code
+    if status in (404, 410):
+        raise SourceNotFound(f"uri: {uri} answers {status}: there is nothing at this path")
+    if status >= 500:
+        raise SourceUnavailable(f"{uri} answers {status}")
+    if status != 200:
+        raise SourceRefused(f"uri: {uri} answers {status}, expected 200")
+    if _header(response, b"content-encoding") not in ("", "identity"):
+        raise SourceRefused(f"uri: {uri} compresses the video, although asked not to")
+    length = _header(response, b"content-length")
+    separator = boundary(_header(response, b"content-type"))
+    return _Response(exchange, int(length) if length else None, separator)
+
+
+def _redirect(uri: NetworkUri, location: str) -> NetworkUri:
+    """Where a redirect leads. Credentials go no further than to the origin that they were given for."""
+    try:
+        target = parse(urljoin(f"{uri}{uri.target}", location))
+    except (InvalidField, ValueError):
+        raise SourceRefused(f"uri: {uri} redirects to what is no address of a video") from None
+    if (
+        not isinstance(target, NetworkUri)
+        or target.scheme not in ("http", "https")
+        or (uri.secure and not target.secure)
+    ):
+        raise SourceNotAllowed(f"uri: {uri} redirects to another kind of address, which is not followed")
+    same = (target.scheme, target.host, target.port) == (uri.scheme, uri.host, uri.port)
+    if same and target.user is None:
+        return replace(target, user=uri.user, password=uri.password)
+    return target
+
+
+def _header(response: h11.Response, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in response.headers if key == name), "")
