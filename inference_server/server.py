@@ -84,6 +84,10 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
         yield
 
 
+def _decoders(settings: Settings) -> DecoderSettings:
+    return replace(settings.decoders, threads=min(64, usable_cpus()))
+
+
 def _model_files(settings: Settings) -> ModelFiles:
     limit = settings.max_cache_bytes
     cache = ModelCache(settings.cache_folder, limit) if limit else None
