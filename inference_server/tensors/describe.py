@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from videoai.open_inference.v2 import open_inference_pb2 as pb
 
@@ -13,6 +13,9 @@ from inference_server.tensors.datatypes import BY_DTYPE
 from inference_server.tensors.statistics import Parts, Statistics, Total
 
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"
+# The parameter that tells of the input which stands for all others. Among the inputs it would be sent along with them
+# by programs that send whatever is listed.
+FRAMES = "frames_input"
 
 
 def metadata(model: LoadedModel) -> pb.ModelMetadataResponse:
@@ -21,14 +24,9 @@ def metadata(model: LoadedModel) -> pb.ModelMetadataResponse:
         name=model.version.model_name,
         versions=[str(model.version.version)],
         platform=PLATFORM,
-        inputs=_tensors(inputs_of(model)),
+        inputs=_tensors(model.ports.inputs),
         outputs=_tensors(model.ports.outputs),
     )
-
-
-def inputs_of(model: LoadedModel) -> list[TensorSpec]:
-    """The inputs of the file, then `frames` where it stands for them."""
-    return [*model.ports.inputs, *filter(None, [model.ports.frames])]
 
 
 def config(model: LoadedModel) -> pb.ModelConfig:
@@ -42,12 +40,18 @@ def config(model: LoadedModel) -> pb.ModelConfig:
         "sha256": model.sha256,
         "provider": model.provider,
     }
+    if ports.frames is not None:
+        said[FRAMES] = f"{ports.frames.name} UINT8 {_dims(ports.frames, batched=False)}"
     answer = pb.ModelConfig(
         name=version.model_name,
         platform=PLATFORM,
         backend=BACKEND,
         version_policy=pb.ModelVersionPolicy(specific=pb.ModelVersionPolicy.Specific(versions=[version.version])),
         max_batch_size=model.max_batch if batched else 0,
+        input=[
+            pb.ModelInput(name=spec.name, data_type=_type(spec), dims=_dims(spec, batched=batched))
+            for spec in ports.inputs
+        ],
         output=[
             pb.ModelOutput(name=spec.name, data_type=_type(spec), dims=_dims(spec, batched=batched))
             for spec in ports.outputs
@@ -64,10 +68,6 @@ def config(model: LoadedModel) -> pb.ModelConfig:
         parameters={name: pb.ModelParameter(string_value=value) for name, value in said.items()},
         model_transaction_policy=pb.ModelTransactionPolicy(decoupled=False),
     )
-    for spec in inputs_of(model):
-        answer.input.add(
-            name=spec.name, data_type=_type(spec), dims=_dims(spec, batched=batched), optional=spec is ports.frames
-        )
     if batched:
         answer.dynamic_batching.SetInParent()
     return answer
@@ -114,7 +114,7 @@ def _type(spec: TensorSpec) -> pb.DataType.ValueType:
     return pb.DataType.Value(f"TYPE_{'STRING' if name == 'BYTES' else name}")
 
 
-def _dims(spec: TensorSpec, *, batched: bool) -> Sequence[int]:
+def _dims(spec: TensorSpec, *, batched: bool) -> list[int]:
     return [-1 if size is None else size for size in spec.shape or ()][batched:]
 
 

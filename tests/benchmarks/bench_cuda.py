@@ -26,6 +26,7 @@ from report import ROUNDS, Row, in_pairs, report
 from inference_server.batcher import Batcher
 from inference_server.detection import place
 from inference_server.engine import Device, LoadedModel, ModelVersion, choose_device, load
+from inference_server.errors import DeviceUnavailable
 from inference_server.fair_queue import Turn
 
 BATCHES = (1, 8, 32)
@@ -107,7 +108,11 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, default=3, help="of each measurement")
     arguments = parser.parse_args()
-    device = choose_device(arguments.device)
+    try:
+        device = choose_device(arguments.device)
+    except DeviceUnavailable as error:
+        print(f"left out: {error}")
+        return
     dry = device.kind == "cpu"
     with tempfile.TemporaryDirectory() as folder:
         path = yolo_sized.write(Path(folder) / "yolo.onnx", fp16=not dry, size=64 if dry else 640)

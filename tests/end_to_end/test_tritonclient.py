@@ -120,11 +120,9 @@ def test_what_it_is_told(ask: Case, address: str) -> None:
     seen = ask(address, "describe")
     assert (seen["live"], seen["ready"], seen["models"]) == (True, True, [True, True, False, False])
     assert seen["server"] == "videoai"
-    assert [(tensor["name"], tensor["shape"]) for tensor in seen["inputs"]] == [
-        ("images", ["-1", "3", "448", "448"]),
-        ("frames", ["-1", "448", "448", "3"]),
-    ]
-    assert seen["config"] == {"max_batch_size": 8, "names": ["images", "frames"]}
+    assert [(tensor["name"], tensor["shape"]) for tensor in seen["inputs"]] == [("images", ["-1", "3", "448", "448"])]
+    assert seen["config"] == {"max_batch_size": 8, "names": ["images"]}
+    assert seen["frames"] == "frames UINT8 [-1, 448, 448, 3]"
     assert literal_eval(seen["ultralytics"])["task"] == "detect"
     assert [(model["name"], model["version"], model["state"]) for model in seen["index"]] == [
         ("echo", "1", "READY"),

@@ -49,6 +49,7 @@ def describe(address: str) -> Any:
         "server": client.get_server_metadata(as_json=True)["name"],
         "inputs": client.get_model_metadata("shapes", as_json=True)["inputs"],
         "config": {"max_batch_size": config["max_batch_size"], "names": [one["name"] for one in config["input"]]},
+        "frames": config["parameters"]["frames_input"]["string_value"],
         "ultralytics": config["parameters"]["metadata"]["string_value"],
         "index": client.get_model_repository_index(as_json=True)["models"],
         "trace": client.get_trace_settings(as_json=True)["settings"]["trace_level"],

@@ -188,13 +188,13 @@ async def test_what_a_model_of_pictures_says_of_itself(server):
     tensors = [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in (*found.inputs, *found.outputs)]
     assert tensors == [
         ("images", "FP32", [-1, 3, 4, 6]),
-        ("frames", "UINT8", [-1, 4, 6, 3]),
         ("brightness", "FP32", [-1, 3, 1, 1]),
     ]
     assert (list(found.versions), found.platform) == (["1"], "onnxruntime_onnx")
     config = (await server.stub.ModelConfig(pb.ModelConfigRequest(name="thing"))).config
     assert config.max_batch_size == 4
-    assert [(list(tensor.dims), tensor.optional) for tensor in config.input] == [([3, 4, 6], False), ([4, 6, 3], True)]
+    assert [(tensor.name, list(tensor.dims)) for tensor in config.input] == [("images", [3, 4, 6])]
+    assert config.parameters["frames_input"].string_value == "frames UINT8 [-1, 4, 6, 3]"
     assert config.HasField("dynamic_batching")
 
 

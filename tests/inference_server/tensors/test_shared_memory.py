@@ -74,7 +74,7 @@ async def test_nothing_is_sent_where_all_is_in_shared_memory(server, memory):
     )
     assert path.read_bytes()[6:12] == b"\x02\x00\x00\x00ab"
     assert answer.outputs[0].parameters["shared_memory_byte_size"].int64_param == 6
-    assert not answer.raw_output_contents
+    assert list(answer.raw_output_contents) == [b""]
 
 
 async def test_status_and_unregistering(server, refused, memory):

@@ -346,7 +346,7 @@ class ModelMetadataResponse(_message.Message):
 
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelMetadataResponse.TensorMetadata]:
-        """Inputs as the model's file has them; for models that take pictures also `frames`, which may be sent instead."""
+        """Inputs as the model's file has them. What may be sent instead is told by the parameter `frames_input` of ModelConfig."""
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelMetadataResponse.TensorMetadata]:
@@ -954,7 +954,7 @@ class ModelInput(_message.Message):
     format: Global___ModelInput.Format.ValueType
     """What the dimensions mean."""
     optional: _builtins.bool
-    """Whether it may be left out: `frames` stands for all other inputs."""
+    """Whether it may be left out: never."""
     @_builtins.property
     def dims(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Its dimensions, without that of the batch if max_batch_size > 0; -1 for those that may be any."""
@@ -1193,7 +1193,9 @@ class ModelConfig(_message.Message):
 
     @_builtins.property
     def parameters(self) -> _containers.MessageMap[_builtins.str, Global___ModelParameter]:
-        """`metadata`: what the file says about itself, as a Python dictionary; `sha256`, `family`, `provider`."""
+        """`metadata`: what the file says about itself, as a Python dictionary; `sha256`, `family`, `provider`; `frames_input`:
+        name, datatype and dimensions of the input that may be sent instead of all others.
+        """
 
     @_builtins.property
     def model_transaction_policy(self) -> Global___ModelTransactionPolicy:
