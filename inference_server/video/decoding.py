@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import av
 import av.logging
+from av.codec.codec import UnknownCodecError
 from av.codec.context import CodecContext
 from av.container import InputContainer
 from av.stream import Disposition
@@ -104,6 +105,8 @@ class Decoding:
             except av.FFmpegError as error:
                 self._skip(error)
                 continue
+            except ValueError as error:  # so PyAV 19 calls a codec that did not open
+                raise CorruptVideo(f"the decoder of {_codec(self._stream)} does not take it: {error}") from error
             seconds = (perf_counter() - started) / max(1, len(frames))
             for frame in frames:
                 decoded += 1
@@ -212,7 +215,10 @@ def _pick(container: InputContainer, codecs: Collection[str]) -> VideoStream:
 
 def _codec(stream: VideoStream) -> str:
     context: CodecContext | None = stream.codec_context
-    return "one without a decoder" if context is None else context.codec.canonical_name
+    try:
+        return "one without a decoder" if context is None else context.codec.canonical_name
+    except UnknownCodecError:  # a damaged header names one that PyAV 19 has no name for
+        return "one without a decoder"
 
 
 def _fraction(value: Any) -> Fraction | None:

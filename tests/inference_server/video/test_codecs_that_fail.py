@@ -1,0 +1,37 @@
+"""What PyAV says, besides errors of FFmpeg, of codecs that damaged headers name; fuzzing found both."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from av.codec.codec import UnknownCodecError
+
+from inference_server.errors import CorruptVideo
+from inference_server.video.decoding import Decoding, _codec
+
+
+class Nameless:
+    @property
+    def codec(self) -> Any:
+        raise UnknownCodecError("None")
+
+
+class Unopened:
+    def decode(self) -> Any:
+        raise ValueError("cannot decode unknown codec")
+
+
+def test_a_codec_that_has_no_name_is_one_without_a_decoder() -> None:
+    stream: Any = SimpleNamespace(codec_context=Nameless())
+    assert _codec(stream) == "one without a decoder"
+
+
+def test_a_codec_that_did_not_open_is_the_videos_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoding: Any = object.__new__(Decoding)
+    decoding._stream = SimpleNamespace(codec_context=Nameless())
+    monkeypatch.setattr(decoding, "_demux", lambda: iter([Unopened()]))
+    monkeypatch.setattr(decoding, "_read_clock", lambda _: None)
+    with pytest.raises(CorruptVideo, match="does not take it: cannot decode unknown codec"):
+        list(decoding.frames())
