@@ -6,5 +6,16 @@ from inference_server.engine.inspection import Inspection, inspect
 from inference_server.engine.loading import load
 from inference_server.engine.model import LoadedModel
 from inference_server.engine.prepared import PreparedModels
+from inference_server.engine.session import usable_cpus
 
-__all__ = ["Device", "Inspection", "LoadedModel", "ModelVersion", "PreparedModels", "choose_device", "inspect", "load"]
+__all__ = [
+    "Device",
+    "Inspection",
+    "LoadedModel",
+    "ModelVersion",
+    "PreparedModels",
+    "choose_device",
+    "inspect",
+    "load",
+    "usable_cpus",
+]

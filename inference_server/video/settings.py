@@ -24,7 +24,7 @@ class DecoderSettings:
 
     `containers`, `codecs`: names of those that are taken.
     `slots`: frames a stream may have prepared and not released; its frame memory is slots x width x height x 3 bytes.
-    `threads`: threads that decode one stream.
+    `threads`: threads that decode, of all streams together; each gets its share when it begins, 1 to 4.
     `max_pixels`: largest picture, as coded and as displayed.
     `max_video_frames`, `max_video_seconds`, `max_video_bytes`: where a video is ended, in decoded frames, in time
     from its first frame, in encoded bytes; 0 is no limit.
