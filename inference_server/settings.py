@@ -120,8 +120,8 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
         _option(
             "--prepared-folder",
             type=click.Path(file_okay=False, path_type=Path),
-            help="Where optimised models and TensorRT's engines are kept, so that loading the same file again is quick; several servers may"
-            " share it. [default: prepared-models beside the state file]",
+            help="Where optimised models and TensorRT's engines are kept, so that loading the same file again is quick;"
+            " several servers may share it. [default: prepared-models beside the state file]",
         ),
         _option(
             "--max-prepared-bytes",
