@@ -31,8 +31,6 @@ _METADATA: dict[str, Any] = {"metadata_errors": "replace"} if av.__version__.sta
 # FFmpeg's AVProducerReferenceTime: microseconds since 1970, flags.
 _REFERENCE_TIME = struct.Struct("=qi")
 
-# Each thread holds pictures of its own; those of larger videos would not fit into a decoder's memory.
-_THREADED_PIXELS = 4096 * 2304
 # More frames than a message can name are nonsense anyway.
 _MAX_COUNT = 2**32 - 1
 
@@ -59,8 +57,8 @@ class Decoding:
         if self._pixels > max_pixels:
             raise VideoLimitExceeded(f"max_pixels: expected at most {max_pixels}, got {codec.width}x{codec.height}")
         codec.options = {"max_pixels": str(max_pixels)}
-        codec.thread_count = settings.threads if self._pixels <= _THREADED_PIXELS else 1
-        codec.thread_type = "AUTO"
+        # With several, a damaged packet takes whole pictures beside it along, and which ones depends on their number.
+        codec.thread_count = 1
 
     @property
     def pixel_shape(self) -> Fraction | None:
