@@ -21,6 +21,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _runtime()
     yield _cpu()
     yield _cuda(settings.device)
+    if settings.device.startswith("tensorrt"):
+        yield _tensorrt(settings.device)
     yield _decoders(settings.decoders.codecs)
     yield _folder("state", settings.state_file.parent, "it would start with no model while the registry is away")
     if settings.max_cache_bytes:
@@ -51,17 +53,25 @@ def _cpu() -> Finding:
 
 def _cuda(device: str) -> Finding:
     """CUDA that does not work is a failure where it was asked for, worth a warning where there is a GPU, else fine."""
-    wanted = device if device.startswith("cuda") else "cuda"
+    asked = device.startswith(("cuda", "tensorrt"))
+    wanted = device.replace("tensorrt", "cuda") if asked else "cuda"
     driver = examination.nvidia_driver()
     seen = f"driver for CUDA {driver.cuda}, {driver.devices} device(s)" if driver else "no NVIDIA driver"
     reason = examination.trouble(wanted)
     if not reason:
         return _finding(wanted, "ok", f"{seen}; a session asked for CUDA ran there")
-    if device.startswith("cuda"):
+    if asked:
         return _finding(wanted, "failed", f"{seen}; {reason}")
     if driver and driver.devices and device == "auto":
         return _finding(wanted, "warning", f"{seen}; {reason}", "until then --device auto takes the CPU")
     return _finding(wanted, "ok", f"{seen}; models run on the CPU here")
+
+
+def _tensorrt(device: str) -> Finding:
+    """TensorRT is looked at where it was asked for: nothing takes it of its own accord, and building takes seconds."""
+    if reason := examination.trouble(device):
+        return _finding(device, "failed", reason)
+    return _finding(device, "ok", "a session asked for TensorRT ran there")
 
 
 def _decoders(codecs: Iterable[str]) -> Finding:

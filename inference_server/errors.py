@@ -28,8 +28,8 @@ InferenceError
     ├── CorruptVideo        not a video, or so damaged that nothing of it decodes
     ├── InvalidPicture      a picture that does not decode or does not have the size it claims
     ├── FrameNotFound       the frame to resume after is not in the video
-    ├── VideoLimitExceeded  larger, longer or more deeply nested than this server allows
-    └── DecoderFailed       the decoding process died or hung; the video may be to blame, the server goes on
+    ├── VideoLimitExceeded  larger, longer, slower or more deeply nested than this server allows
+    └── DecoderFailed       the decoding process died; the video may be to blame, the server goes on
 
 Every message is for a person to read: what was seen, and what was expected instead.
 """
@@ -187,8 +187,8 @@ class FrameNotFound(VideoError):
 
 
 class VideoLimitExceeded(VideoError):
-    """Larger or longer than this server allows; the message names the limit."""
+    """Larger, longer or slower to decode than this server allows; the message names the limit."""
 
 
 class DecoderFailed(VideoError):
-    """The process that decodes this video died or hung."""
+    """The process that decodes this video died."""

@@ -65,11 +65,14 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
             names=settings.models,
             unload_cleared=settings.unload_cleared,
         )
-        pool = await stack.enter_async_context(DecoderPool(settings.decoders, _Sandbox().show))
+        sandbox = _Sandbox()
+        pool = await stack.enter_async_context(DecoderPool(settings.decoders, sandbox.show))
         pipeline = Pipeline(models, pool, settings.max_streams)
         sources = _source_policy(settings)
         services = (SERVICE, TENSOR_SERVICE)
-        identity = Identity(settings.instance_id, settings.registry, lambda: watcher.connected, services)
+        identity = Identity(
+            settings.instance_id, settings.registry, lambda: watcher.connected, services, sandbox.active
+        )
         regions = Regions(settings.shared_memory)
         stack.callback(regions.close)
         add_to(server, TensorService(models, regions, watcher))
@@ -108,6 +111,10 @@ class _Sandbox:
 
     def __init__(self) -> None:
         self._layers: Collection[str] | None = None
+
+    def active(self) -> Collection[str]:
+        """The layers that decoders are in; none until the first process to fork from is ready."""
+        return self._layers or ()
 
     def show(self, layers: Collection[str]) -> None:
         for layer in LAYERS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -107,6 +107,7 @@ class Identity:
     registry: str
     registry_connected: Callable[[], bool]
     services: tuple[str, ...]
+    decoder_sandbox: Callable[[], Collection[str]]
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
@@ -156,6 +157,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             models=[_served(model) for model in self._models],
             active_streams=self._pipeline.active_streams,
             services=self._identity.services,
+            decoder_sandbox=self._identity.decoder_sandbox(),
             current_timestamp=_now(),
         )
 

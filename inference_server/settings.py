@@ -83,9 +83,10 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--device",
             default="auto",
             show_default=True,
-            metavar="auto|cuda[:N]|cpu",
+            metavar="auto|cuda[:N]|tensorrt[:N]|cpu",
             callback=_check_device,
-            help="Where sessions run. cuda refuses to start where they would not; auto takes CUDA where it works.",
+            help="Where sessions run. cuda and tensorrt refuse to start where they would not; auto takes CUDA where it"
+            " works, and never TensorRT.",
         ),
         _option(
             "--gpu-memory-limit",
@@ -119,15 +120,15 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
         _option(
             "--prepared-folder",
             type=click.Path(file_okay=False, path_type=Path),
-            help="Where optimised models are kept, so that loading the same file again is quick; several servers may"
-            " share it. [default: prepared-models beside the state file]",
+            help="Where optimised models and TensorRT's engines are kept, so that loading the same file again is quick;"
+            " several servers may share it. [default: prepared-models beside the state file]",
         ),
         _option(
             "--max-prepared-bytes",
             type=click.IntRange(0),
             default=2 * 2**30,
             show_default=True,
-            help="Most bytes of optimised models to keep there; 0 keeps none.",
+            help="Most bytes to keep there; 0 keeps none.",
         ),
         _option("--fail-without-model", is_flag=True, help="Exit if the registry has no version in production."),
         _option(
@@ -246,6 +247,7 @@ def _host_rules(context: click.Context, parameter: click.Parameter, values: tupl
 
 def _check_device(context: click.Context, parameter: click.Parameter, value: str) -> str:
     name, _, index = value.partition(":")
-    if value in {"auto", "cpu", "cuda"} or (name == "cuda" and index.isascii() and index.isdigit()):
+    numbered = name in {"cuda", "tensorrt"}
+    if value in {"auto", "cpu"} or (numbered and (value == name or (index.isascii() and index.isdigit()))):
         return value
-    raise click.BadParameter(f"expected auto, cuda, cuda:N or cpu, got {value!r}", context, parameter)
+    raise click.BadParameter(f"expected auto, cuda[:N], tensorrt[:N] or cpu, got {value!r}", context, parameter)

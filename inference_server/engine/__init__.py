@@ -7,4 +7,13 @@ from inference_server.engine.loading import load
 from inference_server.engine.model import LoadedModel
 from inference_server.engine.prepared import PreparedModels
 
-__all__ = ["Device", "Inspection", "LoadedModel", "ModelVersion", "PreparedModels", "choose_device", "inspect", "load"]
+__all__ = [
+    "Device",
+    "Inspection",
+    "LoadedModel",
+    "ModelVersion",
+    "PreparedModels",
+    "choose_device",
+    "inspect",
+    "load",
+]

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import onnxruntime  # type: ignore[import-untyped]
 import structlog
 from onnx import TensorProto, helper
 
+from inference_server.engine import tensorrt
 from inference_server.engine.session import ORT_ERRORS, Session, SessionPlan, create_session, explain
 from inference_server.errors import DeviceUnavailable
 
@@ -21,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 CPU_PROVIDER = "CPUExecutionProvider"
+PROVIDERS = {"cpu": CPU_PROVIDER, "cuda": CUDA_PROVIDER, "tensorrt": tensorrt.PROVIDER}
+NAMES = {"cuda": "CUDA", "tensorrt": "TensorRT"}
 
 PLAN = SessionPlan()
 SESSION_ERRORS: tuple[type[Exception], ...] = (DeviceUnavailable, *ORT_ERRORS)
@@ -29,7 +33,7 @@ SESSION_ERRORS: tuple[type[Exception], ...] = (DeviceUnavailable, *ORT_ERRORS)
 @dataclass(frozen=True, slots=True)
 class Device:
     """A device that sessions run on: the CPU, or the CUDA device `index`, of whose memory each session may take
-    `memory_limit` bytes (all there are if None)."""
+    `memory_limit` bytes (all there are if None). The kind "tensorrt" is a CUDA device with TensorRT on it."""
 
     kind: str
     index: int = 0
@@ -41,45 +45,53 @@ class Device:
     @property
     def provider(self) -> str:
         """The ONNX Runtime provider that a session on this device must report first."""
-        return CPU_PROVIDER if self.kind == "cpu" else CUDA_PROVIDER
+        return PROVIDERS[self.kind]
 
     @property
     def memory(self) -> str:
         """What ONNX Runtime calls the memory of this device."""
-        return self.kind
+        return "cpu" if self.kind == "cpu" else "cuda"
 
     @property
     def providers(self) -> list[tuple[str, dict[str, str]]]:
-        """What to ask ONNX Runtime for; nodes without a CUDA kernel (shapes, mostly) go to the CPU."""
+        """What to ask ONNX Runtime for. Nodes that TensorRT does not take go to CUDA, and those without a kernel there
+        (shapes, mostly) to the CPU."""
         cpu: tuple[str, dict[str, str]] = (CPU_PROVIDER, {})
         if self.kind == "cpu":
             return [cpu]
         # An exhaustive search for convolutions takes seconds for each new shape; the arena need not double.
         options = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
-        if self.memory_limit is not None:
-            options["gpu_mem_limit"] = str(self.memory_limit)
-        return [(CUDA_PROVIDER, {"device_id": str(self.index), **options}), cpu]
+        cuda = (CUDA_PROVIDER, {"device_id": str(self.index), **options, **self._limit("gpu_mem_limit")})
+        if self.kind == "cuda":
+            return [cuda, cpu]
+        own = {"device_id": str(self.index), **self._limit("trt_max_workspace_size")}
+        return [(tensorrt.PROVIDER, own), cuda, cpu]
+
+    def _limit(self, option: str) -> dict[str, str]:
+        return {} if self.memory_limit is None else {option: str(self.memory_limit)}
 
 
 def open_session(model: bytes, device: Device, plan: SessionPlan = PLAN) -> Session:
     """A session that really runs on `device`. Raises one of SESSION_ERRORS; DeviceUnavailable if it runs elsewhere."""
-    session = create_session(model, device.providers, on_cpu=device.kind == "cpu", plan=plan)
+    (own, options), *others = device.providers
+    providers = [(own, {**options, **plan.provider_options}), *others]
+    session = create_session(model, providers, on_cpu=device.kind == "cpu", plan=plan)
     if session.get_providers()[0] != device.provider:
         raise DeviceUnavailable(f"a session asked for {device.provider} came up on {session.get_providers()[0]}")
     return session
 
 
 def choose_device(wanted: str, memory_limit: int | None = None) -> Device:
-    """The device for `wanted`: cpu, cuda, cuda:N, or auto, which takes CUDA where it works and says what it took.
-    `memory_limit` is of each session on CUDA, in bytes.
+    """The device for `wanted`: cpu, cuda[:N], tensorrt[:N], or auto, which takes CUDA where it works and says what it
+    took. `memory_limit` is of each session on CUDA, in bytes; TensorRT also works within it when it builds an engine.
 
     Raises DeviceUnavailable, with what is missing, where a session does not really run on the device asked for.
     """
     if wanted == "auto":
         return _choose_automatically(memory_limit)
     device = replace(_parse(wanted), memory_limit=memory_limit)
-    if device.kind == "cuda":
-        _probe_cuda(device)
+    if device.kind != "cpu":
+        _probe(device)
     log.info("device chosen", device=str(device), provider=device.provider, why="asked for")
     return device
 
@@ -87,7 +99,7 @@ def choose_device(wanted: str, memory_limit: int | None = None) -> Device:
 def _choose_automatically(memory_limit: int | None) -> Device:
     cuda = Device("cuda", memory_limit=memory_limit)
     try:
-        _probe_cuda(cuda)
+        _probe(cuda)
     except DeviceUnavailable as error:
         log.warning("device chosen", device="cpu", provider=CPU_PROVIDER, why=f"CUDA does not work here: {error}")
         return Device("cpu")
@@ -96,10 +108,10 @@ def _choose_automatically(memory_limit: int | None) -> Device:
 
 
 def _parse(wanted: str) -> Device:
-    match = re.fullmatch(r"(cpu)|cuda(?::(\d{1,3}))?", wanted)
+    match = re.fullmatch(r"(cpu)|(cuda|tensorrt)(?::(\d{1,3}))?", wanted)
     if match is None:
-        raise DeviceUnavailable(f"device: expected auto, cpu, cuda or cuda:N, got {wanted!r}")
-    return Device("cpu") if match[1] else Device("cuda", int(match[2] or 0))
+        raise DeviceUnavailable(f"device: expected auto, cpu, cuda[:N] or tensorrt[:N], got {wanted!r}")
+    return Device("cpu") if match[1] else Device(match[2], int(match[3] or 0))
 
 
 def try_out(device: Device) -> None:
@@ -107,24 +119,39 @@ def try_out(device: Device) -> None:
     open_session(_tiny_model(), device).run(None, {"x": np.ones((1, 1, 4, 4), np.float32)})
 
 
-def _probe_cuda(device: Device) -> None:
+def _probe(device: Device) -> None:
     """Run a convolution on `device`. Raises DeviceUnavailable with all that is known about why it does not."""
     available = onnxruntime.get_available_providers()
-    if CUDA_PROVIDER not in available:
+    if device.provider not in available:
         raise DeviceUnavailable(
-            f"device {device}: this ONNX Runtime is built without CUDA (it has {', '.join(available)});"
+            f"device {device}: this ONNX Runtime is built without {NAMES[device.kind]} (it has {', '.join(available)});"
             " install onnxruntime-gpu in place of onnxruntime, or use --device cpu"
         )
     missing = _preload_cuda_libraries()
+    if device.kind == "tensorrt":
+        _load_tensorrt(device, available)
     try:
         try_out(device)
     except SESSION_ERRORS as error:
-        reason = f"{explain(error)}; {missing or _provider_library_error() or 'its libraries load'}"
+        reason = f"{explain(error)}; {missing or _provider_library_error(device) or 'its libraries load'}"
         raise DeviceUnavailable(
             f"device {device}: no session runs there ({reason}). ONNX Runtime {onnxruntime.__version__} has"
             f" {', '.join(available)}. Check that nvidia-smi lists the device, install the CUDA libraries with"
             " pip install 'videoai[cuda]', or use --device cpu"
         ) from error
+
+
+def _load_tensorrt(device: Device, available: Sequence[str]) -> None:
+    """Raises DeviceUnavailable where its libraries are not to be had, or CUDA is not, on which it runs."""
+    if lacking := tensorrt.load_libraries():
+        raise DeviceUnavailable(
+            f"device {device}: TensorRT's libraries are not installed ({' and '.join(lacking)} cannot be loaded)."
+            f" {tensorrt.how_to_install()}. It has {', '.join(available)}. Or use --device cuda or --device cpu"
+        )
+    try:
+        _probe(Device("cuda", device.index, device.memory_limit))
+    except DeviceUnavailable as error:
+        raise DeviceUnavailable(f"device {device}: TensorRT runs on CUDA; {error}") from error
 
 
 def _preload_cuda_libraries() -> str:
@@ -136,10 +163,10 @@ def _preload_cuda_libraries() -> str:
     return " ".join(re.findall(r"(?m)^Failed to load .*?: (.*)$", said.getvalue())[:1])
 
 
-def _provider_library_error() -> str:
-    """Why the CUDA provider's own library does not load; empty if it does. ONNX Runtime only logs it."""
+def _provider_library_error(device: Device) -> str:
+    """Why the own library of the device's provider does not load; empty if it does. ONNX Runtime only logs it."""
     folder = Path(onnxruntime.__file__).parent / "capi"
-    for library in sorted(folder.glob("libonnxruntime_providers_cuda.so")):
+    for library in sorted(folder.glob(f"libonnxruntime_providers_{device.kind}.so")):
         try:
             ctypes.CDLL(str(library))
         except OSError as error:

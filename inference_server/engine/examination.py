@@ -40,7 +40,7 @@ def providers() -> list[str]:
 
 
 def trouble(device: str) -> str:
-    """Why no session runs on "cpu", "cuda" or "cuda:N", shown by running one; empty if one does."""
+    """Why no session runs on "cpu", "cuda[:N]" or "tensorrt[:N]", shown by running one; empty if one does."""
     try:
         if device != "cpu":
             choose_device(device)

@@ -19,8 +19,8 @@ from inference_server.errors import DeviceUnavailable, ModelRefused
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """How the model ran: on which device ("cpu", "cuda:N") and provider, at most how many frames at once, and how many
-    seconds loading and rehearsing took."""
+    """How the model ran: on which device ("cpu", "cuda:N", "tensorrt:N") and provider, at most how many frames at once,
+    and how many seconds loading and rehearsing took."""
 
     device: str
     provider: str

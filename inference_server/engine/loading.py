@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import structlog
+from onnx import ModelProto
 
 from inference_server.detection import Settings, anchor_rows_of, read_settings, recognise
 from inference_server.engine.candidates import add_candidates
@@ -17,6 +19,7 @@ from inference_server.engine.model import LoadedModel, names_of
 from inference_server.engine.prepared import Prepared, PreparedModels, key_of
 from inference_server.engine.preprocessing import compose
 from inference_server.engine.session import CONFIGURATION, SessionPlan, at_low_priority, explain
+from inference_server.engine.tensorrt import Engines, engine_options, place, precisions, profile_options
 from inference_server.engine.tensors import ports_of, widen_bfloat16
 from inference_server.errors import ModelRefused
 
@@ -36,10 +39,14 @@ def load(
     and a file that was loaded before is only verified and put into memory. Raises ModelRefused with a reason that a
     person can act on.
     """
-    # What CUDA makes of a graph belongs to its session, and so does what is rehearsed there.
-    keep = prepared if device.kind == "cpu" else None
     loading = _Loading(version, read_settings(version.attributes), device, max_batch)
-    loaded = (loading.again(keep) or loading.beside(keep)) if keep else loading.directly()
+    if device.kind == "tensorrt":
+        loaded = loading.with_engines(prepared)
+    # What CUDA makes of a graph belongs to its session, and so does what is rehearsed there.
+    elif device.kind == "cuda" or prepared is None:
+        loaded = loading.directly()
+    else:
+        loaded = loading.again(prepared) or loading.beside(prepared)
     log.info(
         "model loaded", device=loaded.device, provider=loaded.provider, family=loaded.family.name, **names_of(version)
     )
@@ -83,9 +90,55 @@ class _Loading:
         loaded.rehearse()
         return loaded
 
+    def with_engines(self, keep: PreparedModels | None) -> LoadedModel:
+        """Build TensorRT's engines at low priority unless they are kept, and load them in the session that answers."""
+        model, sha256 = read_model(self.version)
+        composed = self._compose(model)
+        with tempfile.TemporaryDirectory(prefix="videoai-") as name:
+            options = engine_options(Path(name), precisions(model), composed.signature.operators)
+            del model
+            run = partial(self._run_engines, sha256, composed, options)
+            if keep is None:
+                return run()
+            engines = Engines(Path(name), keep, *self._engine_keys(sha256, options))
+            if not engines.restore():
+                at_low_priority(run).close()
+                engines.keep()
+            loaded = run()
+            engines.keep()
+            return loaded
+
+    def _run_engines(self, sha256: str, composed: Prepared, options: Mapping[str, str]) -> LoadedModel:
+        """A rehearsed session, with engines for all sizes of a batch at once where ONNX Runtime takes that.
+
+        It does not where its optimiser or an operator that TensorRT lacks leaves other values to enter a part of the
+        graph; there each size that is rehearsed widens the engine.
+        """
+        profile = profile_options(recognise(composed.signature, self.settings).picture, self.max_batch)
+        try:
+            loaded = self._open(sha256, composed, SessionPlan(provider_options={**options, **profile}))
+        except ModelRefused as error:
+            if not profile:
+                raise
+            log.warning("engines grow with each size of a batch", reason=str(error), **names_of(self.version))
+            loaded = self._open(sha256, composed, SessionPlan(provider_options=options))
+        loaded.rehearse()
+        return loaded
+
+    def _engine_keys(self, sha256: str, options: Mapping[str, str]) -> tuple[str, str]:
+        """The keys of this model's engines, and of what the device was measured to take for its layers."""
+        where = {**place(self.device.index), "limit": self.device.memory_limit}
+        own = {name: value for name, value in options.items() if not name.endswith("_path")}
+        engines = key_of(sha256, self.version.attributes, {**own, **where, "max_batch": self.max_batch})
+        return engines, key_of("", {}, {**where, "what": "timings"})
+
     def _read(self) -> tuple[Prepared, str]:
         """The graph that is to be run, not optimised yet, what its file says of it, and the digest."""
         model, sha256 = read_model(self.version)
+        return self._compose(model), sha256
+
+    def _compose(self, model: ModelProto) -> Prepared:
+        """Changes `model` to what is to be run."""
         signature = signature_of(model)
         widen_bfloat16(model)
         family = recognise(signature, self.settings)
@@ -95,7 +148,7 @@ class _Loading:
         if head is not None and self.device.kind != "cpu":
             add_candidates(model, head, opset_of(model) or 0)
         at_once = 1 if picture is None else picture.batch or self.max_batch
-        return Prepared(signature, entries, at_once, model.SerializeToString()), sha256
+        return Prepared(signature, entries, at_once, model.SerializeToString())
 
     def _prepare(self, composed: Prepared, sha256: str) -> Prepared:
         """With one thread, the one that calls: others would not have its priority."""

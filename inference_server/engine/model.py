@@ -30,9 +30,9 @@ class LoadedModel:
 
     `max_batch` is how many frames `run` takes at once, `batch` how many it always takes where that is fixed (None if
     it is not). `frames_input` is the input that frames go into, uint8 (N, H, W, 3); a model that takes no pictures has
-    none, and its requests are a batch each. `ports` are all tensors by which it can be fed and read. `device` is "cpu"
-    or "cuda:N", `provider` is what ONNX Runtime reports for the session, and `version.sha256` is always that of the
-    file that was loaded. `defaults` are the options of requests that leave them open.
+    none, and its requests are a batch each. `ports` are all tensors by which it can be fed and read. `device` is "cpu",
+    "cuda:N" or "tensorrt:N", `provider` is what ONNX Runtime reports for the session, and `version.sha256` is always
+    that of the file that was loaded. `defaults` are the options of requests that leave them open.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Models as ONNX Runtime leaves them after optimising, kept on disk: the next load of the same file is quick.
 
 KEY.prepared     the SHA-256 of what follows; one line of JSON; the optimised graph with its weights, in ONNX Runtime's
-                 own format
+                 own format, or files, one after the other
 
 KEY is a digest of everything that the result depends on: the model's bytes, what the registry entry says of it, this
 code, ONNX Runtime's version, the options of sessions, and what the processor can do. What does not fit its digest, or
@@ -16,12 +16,12 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import onnxruntime  # type: ignore[import-untyped]
 import structlog
@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 # Where it is decided how a model is read, composed, rehearsed and kept.
 _DECIDING = ("detection", "engine")
 SUFFIX = ".prepared"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,31 @@ class PreparedModels:
 
     def find(self, key: str) -> Prepared | None:
         """What was kept under `key`, verified; None where there is nothing that can be used."""
+        return self._find(key, _prepared)
+
+    def find_files(self, key: str) -> Mapping[str, bytes] | None:
+        """The files kept under `key`, verified, by their names; None where there are none that can be used."""
+        return self._find(key, _files)
+
+    def keep(self, key: str, prepared: Prepared) -> None:
+        """Keep a prepared model, and drop what was used longest ago where there is no room."""
+        head = {
+            "entries": prepared.entries and asdict(prepared.entries),
+            "max_batch": prepared.max_batch,
+            "signature": {**asdict(prepared.signature), "operators": sorted(prepared.signature.operators)},
+        }
+        self._keep(key, head, prepared.graph)
+
+    def keep_files(self, key: str, files: Mapping[str, bytes]) -> None:
+        """Keep files by their names, and drop what was used longest ago where there is no room."""
+        self._keep(key, {"files": {name: len(content) for name, content in files.items()}}, *files.values())
+
+    def _find(self, key: str, read: Callable[[Mapping[str, Any], bytes], T]) -> T | None:
         path = self._folder / f"{key}{SUFFIX}"
         try:
             with path.open("rb") as file:
-                prepared = _read(file.readline(1 << 20), file.readline(1 << 20), file.read(), key)
+                digest, line, payload = file.readline(1 << 20), file.readline(1 << 20), file.read()
+            found = read(_head(digest, line, payload, key), payload)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -68,18 +91,11 @@ class PreparedModels:
             return None
         with suppress(OSError):
             os.utime(path)
-        return prepared
+        return found
 
-    def keep(self, key: str, prepared: Prepared) -> None:
-        """Keep a prepared model, and drop those that were used longest ago where there is no room."""
-        head = {
-            "key": key,
-            "entries": prepared.entries and asdict(prepared.entries),
-            "max_batch": prepared.max_batch,
-            "signature": {**asdict(prepared.signature), "operators": sorted(prepared.signature.operators)},
-        }
-        line = json.dumps(head).encode() + b"\n"
-        parts = _digest(line, prepared.graph), line, prepared.graph
+    def _keep(self, key: str, head: Mapping[str, Any], *payload: bytes) -> None:
+        line = json.dumps({"key": key, **head}).encode() + b"\n"
+        parts = _digest(line, *payload), line, *payload
         try:
             if self._make_room(sum(map(len, parts))):
                 self._write(f"{key}{SUFFIX}", *parts)
@@ -145,20 +161,35 @@ def _processor() -> str:
     return f"{platform.machine()} {platform.processor()}"
 
 
-def _read(digest: bytes, line: bytes, graph: bytes, key: str) -> Prepared:
+def _head(digest: bytes, line: bytes, payload: bytes, key: str) -> Mapping[str, Any]:
     """Raises ValueError, KeyError or TypeError for what is not what was once kept under `key`."""
-    if digest != _digest(line, graph):
+    if digest != _digest(line, payload):
         raise ValueError("it is damaged")
-    head = json.loads(line)
+    head: Mapping[str, Any] = json.loads(line)
     if head["key"] != key:
         raise ValueError("it is another's")
+    return head
+
+
+def _prepared(head: Mapping[str, Any], graph: bytes) -> Prepared:
     entries = None if head["entries"] is None else Entries(**head["entries"])
     return Prepared(_signature(head["signature"]), entries, int(head["max_batch"]), graph)
 
 
-def _digest(line: bytes, graph: bytes) -> bytes:
+def _files(head: Mapping[str, Any], payload: bytes) -> Mapping[str, bytes]:
+    files, start = {}, 0
+    for name, size in head["files"].items():
+        if Path(name).name != name:
+            raise ValueError(f"it holds {name!r}, which is no file's name")
+        files[name] = payload[start : start + size]
+        start += size
+    return files
+
+
+def _digest(line: bytes, *payload: bytes) -> bytes:
     digest = hashlib.sha256(line)
-    digest.update(graph)
+    for part in payload:
+        digest.update(part)
     return digest.hexdigest().encode() + b"\n"
 
 

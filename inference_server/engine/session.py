@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -49,11 +49,13 @@ class SessionPlan:
 
     `threads` is how many work on one run on the CPU (all of the machine's if None). `save_to` is where the optimised
     graph is written, in ONNX Runtime's own format; `optimised` says that the graph is such a one already.
+    `provider_options` are for the device's own provider, beside those of the device.
     """
 
     threads: int | None = None
     save_to: Path | None = None
     optimised: bool = False
+    provider_options: Mapping[str, str] = field(default_factory=dict)
 
 
 def create_session(

@@ -50,6 +50,7 @@ class Conversation:
         self._on_end = on_end
         self._heard = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._silent_too_long = False
         self.ended = False
         self._channel = Channel(process.control, self._receive, self._lost)
         self._spawn(self._watch(settings.decode_timeout_seconds))
@@ -108,6 +109,8 @@ class Conversation:
         if cause == -signal.SIGPROF:
             seconds = self._settings.max_frame_cpu_seconds
             return VideoLimitExceeded(f"max_frame_cpu_seconds: a frame needs more than {seconds:g} s of the processor")
+        if self._silent_too_long:
+            return VideoLimitExceeded(f"decode_timeout_seconds: the process that decodes this video {cause}")
         return DecoderFailed(f"the process that decodes this video failed: {describe(cause)}")
 
     async def _watch(self, timeout_seconds: float) -> None:
@@ -117,7 +120,8 @@ class Conversation:
             if await self._silent(timeout_seconds / 2):
                 self.send(type="ping")
                 if await self._silent(timeout_seconds):
-                    self._channel.close(f"it did not answer for {timeout_seconds:g} s (decode_timeout_seconds)")
+                    self._silent_too_long = True
+                    self._channel.close(f"did not answer for {timeout_seconds:g} s")
                     return
             await asyncio.sleep(timeout_seconds / 2)
 

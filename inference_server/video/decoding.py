@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
+from itertools import islice
 from time import perf_counter
 from typing import Any, NoReturn
 
@@ -20,6 +22,7 @@ from av.video.stream import VideoStream
 from inference_server.errors import CorruptVideo, UnsupportedVideo, VideoLimitExceeded
 from inference_server.video import limits
 from inference_server.video.codecs import decoders
+from inference_server.video.complaints import Complaints, listen
 from inference_server.video.containers import FULL_NAMES
 from inference_server.video.settings import DecoderSettings
 from inference_server.video.source import Spooled, Streamed
@@ -31,6 +34,9 @@ _METADATA: dict[str, Any] = {"metadata_errors": "replace"} if av.__version__.sta
 # FFmpeg's AVProducerReferenceTime: microseconds since 1970, flags.
 _REFERENCE_TIME = struct.Struct("=qi")
 
+# These state nowhere how much there should be, so the last picture must tell.
+_WITHOUT_END = {"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "mjpeg"}
+_END_OF_JPEG = b"\xff\xd9"
 # More frames than a message can name are nonsense anyway.
 _MAX_COUNT = 2**32 - 1
 
@@ -49,16 +55,16 @@ class Decoding:
         self._budget = settings.corrupt_packet_budget
         self._packets = 0
         self._clock: float | None = None
+        self._max_pixels = settings.max_pixels
         self._container = _open(demuxer, source, settings)
         self._stream = _pick(self._container, settings.codecs)
-        max_pixels = settings.max_pixels
         codec = self._stream.codec_context
         self._pixels = codec.width * codec.height
-        if self._pixels > max_pixels:
-            raise VideoLimitExceeded(f"max_pixels: expected at most {max_pixels}, got {codec.width}x{codec.height}")
-        codec.options = {"max_pixels": str(max_pixels)}
-        codec.thread_count = settings.threads
-        codec.thread_type = "AUTO"
+        if self._pixels > self._max_pixels:
+            raise self._too_large(codec.width, codec.height)
+        codec.options = {"max_pixels": str(self._max_pixels)}
+        # With several, a damaged packet takes whole pictures beside it along, and which ones depends on their number.
+        codec.thread_count = 1
 
     @property
     def pixel_shape(self) -> Fraction | None:
@@ -95,35 +101,70 @@ class Decoding:
     def frames(self) -> Iterator[tuple[av.VideoFrame, float]]:
         """Yield each frame and the seconds its decoding took."""
         decoded = 0
-        for packet in self._demux():
+        with listen(self._max_pixels) as complaints:
+            for frame, seconds in self._until_too_large(complaints):
+                decoded += 1
+                yield frame, seconds
+            self.truncated |= complaints.damage and self._demuxer in _WITHOUT_END
+        if not decoded:
+            raise CorruptVideo(f"no picture could be decoded from {self._packets} packets of {_codec(self._stream)}")
+
+    def _until_too_large(self, complaints: Complaints) -> Iterator[tuple[av.VideoFrame, float]]:
+        packets = self._demux()
+        for packet in packets:
             started = perf_counter()
             self._read_clock(packet)
+            complaints.damage &= not packet.size  # what is left in the end is of the last picture
             try:
                 frames = packet.decode()
             except av.FFmpegError as error:
+                complaints.read()
+                if complaints.too_large:
+                    break
                 self._skip(error)
+                complaints.damage = True
                 continue
             except ValueError as error:  # so PyAV 19 calls a codec that did not open
                 raise CorruptVideo(f"the decoder of {_codec(self._stream)} does not take it: {error}") from error
+            complaints.read()
             seconds = (perf_counter() - started) / max(1, len(frames))
             for frame in frames:
-                decoded += 1
+                complaints.damage |= frame.is_corrupt
                 yield frame, seconds
-        if not decoded:
-            raise CorruptVideo(f"no picture could be decoded from {self._packets} packets of {_codec(self._stream)}")
+        if complaints.too_large:
+            yield from ((frame, 0.0) for frame in self._held_back(packets))
+            raise self._too_large(*complaints.too_large)
+
+    def _held_back(self, packets: Iterator[av.Packet[VideoStream]]) -> Iterator[av.VideoFrame]:
+        """Yield the frames before a picture that was too large; none of those after it is decoded any more.
+
+        What threads of the decoder hold of the pictures after it has to come out first, one error for each.
+        """
+        codec = self._stream.codec_context
+        codec.skip_frame = "ALL"
+        for packet in islice(packets, codec.thread_count):
+            with suppress(av.FFmpegError):
+                yield from packet.decode()
+        with suppress(av.FFmpegError):  # it has none if `packets` came to their end
+            yield from codec.decode(None)
 
     def _demux(self) -> Iterator[av.Packet[VideoStream]]:
         """Yield packets, the last one empty: it makes the decoder give what it holds back."""
         last_corrupt = False
+        complete = deque[bool](maxlen=2)
         while True:
             try:
                 for packet in self._container.demux(self._stream):
                     if packet.size:
                         self._packets += 1
                         last_corrupt = packet.is_corrupt
+                        complete.append(self._demuxer != "mjpeg" or _END_OF_JPEG in bytes(packet))
                     else:
                         self.truncated |= (
-                            last_corrupt or self._fewer_than_stated() or self._source.cut_short(self._demuxer)
+                            last_corrupt
+                            or self._fewer_than_stated()
+                            or self._source.cut_short(self._demuxer)
+                            or [*complete] == [True, False]  # some cameras leave out the end of every picture
                         )
                     yield packet
             except av.FFmpegError as error:
@@ -137,6 +178,9 @@ class Decoding:
         if packet.pts is not None and packet.has_sidedata("prft"):
             microseconds, _ = _REFERENCE_TIME.unpack_from(bytes(packet.get_sidedata("prft")))
             self._clock = microseconds / 1e6 - float(packet.pts * (_fraction(packet.time_base) or 0))
+
+    def _too_large(self, width: int, height: int) -> VideoLimitExceeded:
+        return VideoLimitExceeded(f"max_pixels: expected at most {self._max_pixels}, got {width}x{height}")
 
     def _fewer_than_stated(self) -> bool:
         return self._demuxer == "mov" and self._packets < self._stream.frames

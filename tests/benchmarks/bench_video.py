@@ -1,108 +1,173 @@
-"""Frames per second of AnalyzeVideo against a loop in one process, and a swap against the load alone."""
+"""AnalyzeVideo against the best loop in one process: frames per second, and processor time per frame.
+
+python tests/benchmarks/bench_video.py [one|many|streams|large]...     all by default
+"""
 
 from __future__ import annotations
 
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
-import av
-import numpy as np
 import onnxruntime
+import psutil
+import yolo_sized
 from demo import models, scene
+from videoai import InferenceClient
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "end_to_end"))
 
 from harness import NAME, Pair
-from report import Row, compare, rate, report
+from report import ROUNDS, Row, in_pairs, report
+from video_loop import Workers, analyze, in_threads, packed, planes
 
-from inference_server.detection import Options, place
-from inference_server.engine import LoadedModel, ModelVersion, choose_device, load
+from inference_server.engine import ModelVersion, choose_device, load
 
 FRAMES = 240
+SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
+TINY, LARGE = 1, 2
+Figures = tuple[float, float]  # frames per second, milliseconds of processor time per frame
 
 
-def in_process_loop(video: Path, session: LoadedModel) -> int:
-    """Decode, scale, run and read in one process, frames decoded by as many threads as FFmpeg likes."""
-    layout = session.layout
-    scaler = av.video.reformatter.VideoReformatter()
-    count = 0
-    with av.open(str(video)) as container:
-        container.streams.video[0].thread_type = "AUTO"
-        for frame in container.decode(video=0):
-            spot = place(layout, frame.width, frame.height)
-            pixels = np.full((layout.height, layout.width, 3), layout.fill, np.uint8)
-            scaled = scaler.reformat(frame, spot.width, spot.height, "rgb24").to_ndarray()
-            pixels[spot.top : spot.top + spot.height, spot.left : spot.left + spot.width] = scaled
-            (outputs,) = session.run([pixels])
-            session.family.decode(outputs, spot, Options())
-            count += 1
-    return count
+class Served:
+    """A server with a tiny and a large model, and a client in this process."""
+
+    def __init__(self, root: Path) -> None:
+        (root / "models").mkdir()
+        self.files = {TINY: root / "tiny.onnx", LARGE: root / "large.onnx"}
+        models.build_v1(self.files[TINY])
+        yolo_sized.write(self.files[LARGE])
+        self._pair = Pair(root)
+        self._pair.start_registry()
+        for version, path in self.files.items():
+            self._pair.register(path, version)
+        self._pair.activate(TINY)
+        self._pair.start_inference()
+        self.use(TINY)
+        self._server = psutil.Process(self._pair.inference_process.popen.pid)
+        self._client = InferenceClient(self._pair.inference_process.address)
+
+    def use(self, version: int) -> None:
+        self._pair.activate(version)
+        self._pair.wait_until_running(version)
+
+    def analyze(self, video: Path, frames: int) -> int:
+        with self._client.analyze_video(video, NAME, max_frames=frames) as results:
+            return sum(1 for _ in results)
+
+    def processor_seconds(self) -> float:
+        """Of the server, its decoders, those that have ended included, and this process, which is the client."""
+        processes = [self._server, *self._server.children(recursive=True)]
+        # Only the nursery has children, and what it says of them is complete once they have ended.
+        times = [process.cpu_times() for process in processes]
+        return process_time() + sum(t.user + t.system + t.children_user + t.children_system for t in times)
+
+    def close(self) -> None:
+        self._client.close()
+        self._pair.close()
 
 
-def served(pair: Pair, video: Path) -> int:
-    return sum(1 for _ in pair.analyze(video))
+@contextmanager
+def serving() -> Iterator[tuple[Path, Served]]:
+    with tempfile.TemporaryDirectory() as folder:
+        served = Served(Path(folder))
+        try:
+            yield Path(folder), served
+        finally:
+            served.close()
 
 
-def swap_milliseconds(pair: Pair, version: int) -> float:
-    """From the reply to an activation until the server answers with the version."""
-    picture = np.zeros((64, 64, 3), np.uint8)
-    pair.activate(version)
-    start = perf_counter()
-    while pair.answer(picture).model_version != version:
-        pass
-    return 1000 * (perf_counter() - start)
+def measure(work: Callable[[], int], processor: Callable[[], float]) -> Figures:
+    before, start = processor(), perf_counter()
+    count = work()
+    seconds = perf_counter() - start
+    time.sleep(0.1)  # until decoders that have ended are accounted for
+    return count / seconds, 1000 * (processor() - before) / count
 
 
-def load_milliseconds(model: Path) -> float:
-    start = perf_counter()
-    load(ModelVersion(NAME, 1, model, "", {}), choose_device("cpu")).close()
-    return 1000 * (perf_counter() - start)
+def in_turn(measured: Callable[[], Figures], *references: Callable[[], Figures]) -> list[list[Figures]]:
+    """All of them in turn, ROUNDS times after one round to warm up; for each its figures, round by round."""
+    rounds = [[one() for one in (measured, *references)] for _ in range(ROUNDS + 1)][1:]
+    return [list(figures) for figures in zip(*rounds, strict=True)]
+
+
+def rows(what: str, ours: list[Figures], against: str, theirs: list[Figures]) -> list[Row]:
+    pairs = list(zip(ours, theirs, strict=True))
+    return [
+        in_pairs(what, against, "frames/s", [(mine[0], other[0]) for mine, other in pairs]),
+        in_pairs(what, against, "CPU ms/frame", [(mine[1], other[1]) for mine, other in pairs]),
+    ]
+
+
+def one_stream(served: Served, version: int, videos: dict[str, Path], frames: int, model_name: str) -> list[Row]:
+    served.use(version)
+    model = load(ModelVersion(NAME, version, served.files[version], "", {}), choose_device("cpu"), max_batch=1)
+    found = []
+    for name, video in videos.items():
+        ours, plain, same = in_turn(
+            lambda video=video: measure(lambda: served.analyze(video, frames), served.processor_seconds),
+            lambda video=video: measure(lambda: analyze(video, model, packed(), frames), process_time),
+            lambda video=video: measure(lambda: analyze(video, model, planes(), frames), process_time),
+        )
+        what = f"one stream, {name}, {model_name}"
+        found += rows(what, ours, "loop, scaled to rgb24", plain)
+        found += rows(what, ours, "loop, scaled as the server does", same)
+    model.close()
+    return found
+
+
+def eight_streams(served: Served, videos: dict[str, Path]) -> list[Row]:
+    served.use(TINY)
+    workers = Workers(served.files[TINY])
+    found = []
+    for name, video in videos.items():
+        ours, theirs = in_turn(
+            lambda video=video: measure(
+                lambda: in_threads(lambda: served.analyze(video, FRAMES), 8), served.processor_seconds
+            ),
+            lambda video=video: (measure(lambda: workers.analyze(video, 8, FRAMES), process_time)[0], 1.0),
+        )
+        found += rows(f"8 streams, {name}, tiny model", ours, f"loops in {workers.count} processes", theirs)[:1]
+    workers.close()
+    return found
+
+
+def more_streams(served: Served, video: Path) -> list[Row]:
+    """Processor time per frame as streams grow; each is short, so that 32 take no longer than they must."""
+    served.use(TINY)
+    found = []
+    for streams in (8, 32):
+        many, one = in_turn(
+            lambda streams=streams: measure(
+                lambda: in_threads(lambda: served.analyze(video, 60), streams), served.processor_seconds
+            ),
+            lambda: measure(lambda: sum(served.analyze(video, 60) for _ in range(4)), served.processor_seconds),
+        )
+        found += rows(f"{streams} streams, 720p, tiny model", many, "one stream after the other", one)
+    return found
 
 
 def main() -> None:
+    wanted = sys.argv[1:] or ["one", "many", "streams", "large"]
     onnxruntime.set_default_logger_severity(3)
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        (root / "models").mkdir()
-        files = {1: root / "v1.onnx", 2: root / "v2.onnx"}
-        models.build_v1(files[1])
-        models.build_v2(files[2])
-        pair = Pair(root)
-        try:
-            pair.start_registry()
-            for version, path in files.items():
-                pair.register(path, version)
-            pair.activate(1)
-            pair.start_inference()
-            pair.wait_until_running(1)
-            session = load(ModelVersion(NAME, 1, files[1], "", {}), choose_device("cpu"), max_batch=1)
-            for name, size in (("720p", (1280, 720)), ("1080p", (1920, 1080))):
-                video = root / f"{name}.mp4"
-                scene.encode(video, frames=FRAMES, size=size)
-                rows.append(
-                    compare(
-                        f"AnalyzeVideo, one stream, {name}",
-                        lambda video=video: rate(lambda: served(pair, video)),
-                        "decode, scale, session in one process",
-                        lambda video=video: rate(lambda: in_process_loop(video, session)),
-                        "frames/s",
-                    )
-                )
-            rows.append(
-                compare(
-                    "activation's reply to first answer by the new version",
-                    lambda: max(swap_milliseconds(pair, 2), swap_milliseconds(pair, 1)),
-                    "load and warm-up alone",
-                    lambda: max(load_milliseconds(files[2]), load_milliseconds(files[1])),
-                    "ms",
-                )
-            )
-        finally:
-            pair.close()
-    report("video", rows)
+    found: list[Row] = []
+    with serving() as (root, served):
+        videos = {name: root / f"{name}.mp4" for name in SIZES}
+        for name, video in videos.items():
+            scene.encode(video, frames=FRAMES, size=SIZES[name])
+        if "one" in wanted:
+            found += one_stream(served, TINY, videos, FRAMES, "tiny model")
+        if "many" in wanted:
+            found += eight_streams(served, videos)
+        if "streams" in wanted:
+            found += more_streams(served, videos["720p"])
+        if "large" in wanted:
+            found += one_stream(served, LARGE, {"720p": videos["720p"]}, 24, "YOLOv8n-sized model")
+    report("video", found)
 
 
 if __name__ == "__main__":

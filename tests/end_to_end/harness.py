@@ -136,7 +136,11 @@ class Pair:
 
     @property
     def inference(self) -> inference_pb2_grpc.InferenceServiceStub:
-        return inference_pb2_grpc.InferenceServiceStub(self._channel(self.inference_process.address))
+        return inference_pb2_grpc.InferenceServiceStub(self.inference_channel)
+
+    @property
+    def inference_channel(self) -> grpc.Channel:
+        return self._channel(self.inference_process.address)
 
     def health(self, process: Process) -> int:
         stub = health_pb2_grpc.HealthStub(self._channel(process.address))

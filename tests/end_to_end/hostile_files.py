@@ -24,6 +24,7 @@ LIMITS = {
     "max-video-seconds": 3600,
     "max-video-bytes": 6_000_000,
     "max-spool-bytes": 3_000_000,
+    "max-frame-cpu-seconds": 3,
 }
 
 
@@ -172,12 +173,13 @@ ELSEWHERE = {
 }
 LARGE = {
     "JPEG that grows to 65500 x 65500": Hostile(
-        once(JPEGS + patched(JPEGS, b"\xff\xc0", 3, b"\xff\xdc\xff\xdc")), None, frames=5
+        once(JPEGS + patched(JPEGS, b"\xff\xc0", 3, b"\xff\xdc\xff\xdc")), LIMITED, "max_pixels", frames=3
     ),
     "H.264 of 2048 x 2048": Hostile(once(encode("h264", "libx264", flat(2048, 2048))), LIMITED, "max_pixels"),
     "H.264 that grows": Hostile(
         once(encode("h264", "libx264", flat(64, 48, 3)) + encode("h264", "libx264", flat(2048, 2048, 3))),
-        None,
+        LIMITED,
+        "max_pixels",
         frames=3,
     ),
 }
@@ -218,6 +220,7 @@ BESIDE = {
         once(matroska(element("1549A966", element("7BA9", b"x" * 2_000_000)), tracks(1))), REFUSED, "no picture"
     ),
     "300 tags": Hostile(once(matroska(tags(300), tracks(1))), REFUSED, "no picture"),
+    "2,000 tags": Hostile(once(matroska(tags(2000), tracks(1))), LIMITED, "max_frame_cpu_seconds"),
     "boxes in boxes": Hostile(once(nested(5000)), REFUSED, "cannot be read"),
 }
 HOSTILE = {**ELSEWHERE, **LARGE, **MANY, **CLOCKS, **BESIDE}

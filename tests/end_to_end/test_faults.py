@@ -171,11 +171,13 @@ def test_no_model_ends_the_server_that_was_told_so(pair, onnx_files):
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine may have CUDA")
-def test_cuda_is_refused_where_there_is_none(pair):
+@pytest.mark.parametrize("device", ["cuda", "tensorrt:1"])
+def test_a_device_is_refused_where_there_is_none(pair, device):
     pair.registry_address = "127.0.0.1:1"
-    process = pair.start_unchecked("inference_server", "--root", str(pair.root), "--device", "cuda")
+    process = pair.start_unchecked("inference_server", "--root", str(pair.root), "--device", device)
     assert process.wait() == 1
-    assert "--device cuda" in process.log
+    assert f"--device {device}" in process.log
+    assert "pip install" in process.log
     assert "Traceback" not in process.log
 
 

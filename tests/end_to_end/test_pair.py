@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -270,6 +271,14 @@ def test_the_device_in_use_is_visible(pair, onnx_files):
         metrics = response.read().decode()
     labels = 'device="cpu",model_name="shapes",provider="CPUExecutionProvider",version="1"'
     assert f"videoai_model_running{{{labels}}} 1.0" in metrics
+
+
+def test_the_sandbox_of_decoders_is_visible(serving_v1_shared, video):
+    assert len(list(serving_v1_shared.analyze(video))) == 120  # so there has been a decoder
+    state = serving_v1_shared.inference.GetServingState(inference_pb2.GetServingStateRequest())
+    assert set(state.decoder_sandbox) <= {"capabilities", "landlock", "seccomp"}
+    if sys.platform == "linux":
+        assert "capabilities" in state.decoder_sandbox
 
 
 def test_an_unknown_variable_stops_the_start(pair, monkeypatch):

@@ -5,13 +5,15 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import grpc
 import psutil
 import pytest
 from demo import scene
-from harness import NAME, PATIENCE, Pair
+from harness import NAME, PATIENCE, Pair, eventually
 from videoai.inference.v1 import inference_pb2 as pb
 
 
@@ -165,6 +167,50 @@ def test_the_command_line_reads_addresses(pair, camera, folder):
     assert analyze(f"file://{folder}/absent.mp4").returncode == 3
     assert analyze(camera, "--save-video", "x.mp4").returncode == 2
     assert analyze(str(folder / "scene.mp4"), "--give-up", "3").returncode == 2
+
+
+@pytest.fixture(scope="module")
+def endless_camera(folder):
+    """A live HTTP source that sends the scene again and again, as fast as it is taken; its URL."""
+
+    class Camera(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            video = (folder / "scene.ts").read_bytes()
+            with suppress(OSError):
+                while True:
+                    self.wfile.write(video)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/live"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_call_that_is_cancelled_frees_its_decoder_its_memory_its_connection_and_its_place(pair, endless_camera):
+    server = psutil.Process(pair.inference_process.popen.pid)
+    port = int(endless_camera.split(":")[2].split("/")[0])
+
+    def held():
+        (nursery,) = [child for child in server.children() if "inference_server.video.nursery" in child.cmdline()]
+        connections = [found for found in server.net_connections("tcp") if found.raddr and found.raddr.port == port]
+        memory = Path(f"/proc/{server.pid}/maps").read_text().count("videoai-frames")
+        state = pair.inference.GetServingState(pb.GetServingStateRequest(), timeout=PATIENCE)
+        return len(nursery.children()), len(connections), memory, state.active_streams
+
+    assert held() == (0, 0, 0, 0)
+    request = pb.AnalyzeSourceRequest(uri=endless_camera, config=pb.AnalyzeConfig(model_name=NAME))
+    call = pair.inference.AnalyzeSource(request, timeout=PATIENCE)
+    assert [next(call).WhichOneof("result") for _ in range(5)] == ["started"] + ["frame"] * 4
+    assert min(held()) == 1
+    call.cancel()
+    eventually(lambda: held() == (0, 0, 0, 0), "all is freed")
 
 
 def test_a_file_leaves_no_descriptor_open(pair, folder):

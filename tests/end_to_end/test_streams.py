@@ -89,6 +89,22 @@ def test_a_reader_that_stops_slows_its_own_stream_only(serving_v1_shared: Pair, 
     eventually(lambda: active(serving_v1_shared) == 0)
 
 
+def test_an_analysis_that_broke_off_goes_on_where_it_was(serving_v1_shared: Pair, video: Path) -> None:
+    whole = list(serving_v1_shared.analyze(video, stride=2))
+    for frame in whole:
+        frame.ClearField("timings")
+    broken_off = serving_v1_shared.analyze(video, stride=2)
+    last = [next(iter(broken_off)) for _ in range(20)][-1]
+    broken_off.call.cancel()
+    rest = serving_v1_shared.analyze(video, stride=2, resume_after_pts=last.pts)
+    again = list(rest)
+    for frame in again:
+        frame.ClearField("timings")
+    assert (len(whole), again) == (60, whole[20:])
+    assert rest.summary is not None
+    assert rest.summary.frames_analyzed == 40
+
+
 def test_a_call_that_is_cancelled_frees_its_decoder_and_its_place(serving_v1_shared: Pair, long: Path) -> None:
     streams = [serving_v1_shared.analyze(endless(long)) for _ in range(3)]
     for stream in streams:

@@ -69,14 +69,26 @@ def test_this_machine(examine, tmp_path):
         ("cuda:0", Driver("13.0", 1), BROKEN, "failed"),
         ("auto", Driver("13.0", 2), "", "ok"),
         ("cuda:0", Driver("13.0", 2), "", "ok"),
+        ("tensorrt", None, BROKEN, "failed"),
+        ("tensorrt:0", Driver("13.0", 2), "", "ok"),
     ],
 )
 def test_cuda(examine, cuda, device, driver, trouble, outcome):
     cuda(driver, trouble)
-    finding = examine(device)["cuda:0" if device == "cuda:0" else "cuda"]
+    found = examine(device)
+    finding = found["cuda:0" if device.endswith(":0") else "cuda"]
     assert finding.outcome == outcome
     assert ("13.0" in finding.found) == (driver is not None)
     assert (BROKEN in finding.found) == (outcome in ("failed", "warning"))
+
+
+@pytest.mark.parametrize(("trouble", "outcome"), [("libnvinfer.so.10 is missing", "failed"), ("", "ok")])
+def test_tensorrt_is_looked_at_where_it_is_asked_for(examine, cuda, trouble, outcome):
+    cuda(Driver("13.0", 1), trouble)
+    assert not any(check.startswith("tensorrt") for check in examine("auto"))
+    finding = examine("tensorrt:1")["tensorrt:1"]
+    assert finding.outcome == outcome
+    assert trouble in finding.found
 
 
 def test_what_is_in_the_way_of_each_device(monkeypatch):

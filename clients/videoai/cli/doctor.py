@@ -32,7 +32,7 @@ TOPICS = {"registry_server": "the registry's folder", "inference_server": "devic
 )
 @click.option(
     "--device",
-    metavar="auto|cuda[:N]|cpu",
+    metavar="auto|cuda[:N]|tensorrt[:N]|cpu",
     help="Where models are to run on this machine.  [default: auto; VIDEOAI_INFERENCE_DEVICE]",
 )
 @global_options

@@ -185,7 +185,7 @@ def edit(context: click.Context, root: str | None, storage: str | None) -> None:
 @models.command()
 @click.argument("file", type=click.Path())
 @click.option("--attributes", metavar="JSON", help="What metadata.attributes of its entry would say.")
-@click.option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.  [default: auto]")
+@click.option("--device", metavar="DEVICE", help="auto, cpu, cuda[:N] or tensorrt[:N].  [default: auto]")
 @click.option("--no-run", is_flag=True, help="Only read the file.")
 @global_options
 @pass_settings

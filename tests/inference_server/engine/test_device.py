@@ -38,9 +38,9 @@ def test_the_cpu_is_there():
     assert (str(device), device.provider) == ("cpu", "CPUExecutionProvider")
 
 
-@pytest.mark.parametrize("wanted", ["", "gpu", "cuda:", "cuda:x", "CPU", "cuda:-1"])
+@pytest.mark.parametrize("wanted", ["", "gpu", "cuda:", "cuda:x", "CPU", "cuda:-1", "tensorrt:", "tensorrt:x", "trt"])
 def test_a_device_that_does_not_exist_is_refused(wanted):
-    with pytest.raises(DeviceUnavailable, match="expected auto, cpu, cuda or cuda:N, got"):
+    with pytest.raises(DeviceUnavailable, match=r"expected auto, cpu, cuda\[:N\] or tensorrt\[:N\], got"):
         choose_device(wanted)
 
 
@@ -72,6 +72,14 @@ def test_a_runtime_built_without_cuda_is_named(monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(DeviceUnavailable, match=r"built without CUDA \(it has CPUExecutionProvider\).*onnxruntime-gpu"):
         choose_device("cuda")
+
+
+def test_a_runtime_built_without_tensorrt_is_named(monkeypatch):
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    with pytest.raises(DeviceUnavailable, match=r"built without TensorRT \(it has CUDAExecutionProvider, CPU"):
+        choose_device("tensorrt")
 
 
 def test_a_session_that_came_up_elsewhere_is_found_out(monkeypatch):

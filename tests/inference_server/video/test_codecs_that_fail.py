@@ -19,6 +19,8 @@ class Nameless:
 
 
 class Unopened:
+    size = 1
+
     def decode(self) -> Any:
         raise ValueError("cannot decode unknown codec")
 
@@ -30,6 +32,7 @@ def test_a_codec_that_has_no_name_is_one_without_a_decoder() -> None:
 
 def test_a_codec_that_did_not_open_is_the_videos_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     decoding: Any = object.__new__(Decoding)
+    decoding._max_pixels = 1
     decoding._stream = SimpleNamespace(codec_context=Nameless())
     monkeypatch.setattr(decoding, "_demux", lambda: iter([Unopened()]))
     monkeypatch.setattr(decoding, "_read_clock", lambda _: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from inference_server.errors import CorruptVideo, UnsupportedVideo, VideoLimitExceeded
@@ -117,6 +118,37 @@ async def test_a_truncated_video_gives_the_frames_it_has(tools: Any, pool: Decod
     assert 0 < len(decoded.frames) < 30
     assert [frame.frame_index for frame in decoded.frames] == list(range(len(decoded.frames)))
     assert {frame.pts for frame in decoded.frames} < {pts for _, pts, _ in tools.plain(whole)}
+
+
+@pytest.mark.parametrize(
+    ("container", "encoder", "pix_fmt"),
+    [
+        ("h264", "libx264", "yuv420p"),
+        ("mpegts", "libx264", "yuv420p"),
+        ("mjpeg", "mjpeg", "yuvj420p"),
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 4])
+async def test_a_last_picture_that_is_not_whole_tells_that_a_video_was_cut_short(
+    tools: Any, spool: Any, container: str, encoder: str, pix_fmt: str, threads: int
+) -> None:
+    """None of these containers states a length; transport streams are cut between two packets."""
+    noise = np.random.default_rng(0).integers(0, 255, (12, 96, 160, 3), np.uint8)
+    whole = tools.encode(container, encoder, pix_fmt=pix_fmt, pictures=list(noise))
+    async with DecoderPool(DecoderSettings(spool_folder=spool, threads=threads)) as pool:
+        assert not (await tools.decode(pool, whole)).summary.truncated
+        for part in (0.5, 0.63, 0.77, 0.9):
+            cut = int(len(whole) * part)
+            decoded = await tools.decode(pool, whole[: cut - cut % 188])
+            assert decoded.summary.truncated, part
+            assert 0 < len(decoded.frames) <= 12
+
+
+async def test_cameras_that_leave_out_the_end_of_each_picture_are_not_cut_short(tools: Any, pool: DecoderPool) -> None:
+    data = tools.encode("mjpeg", "mjpeg", pix_fmt="yuvj420p").replace(b"\xff\xd9", b"")
+    decoded = await tools.decode(pool, data)
+    assert len(decoded.frames) == 30
+    assert not decoded.summary.truncated
 
 
 async def test_corrupt_packets_are_skipped_and_counted_up_to_the_budget(tools: Any, spool: Any) -> None:

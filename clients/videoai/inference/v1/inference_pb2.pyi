@@ -1245,6 +1245,7 @@ class GetServingStateResponse(_message.Message):
     ACTIVE_STREAMS_FIELD_NUMBER: _builtins.int
     CURRENT_TIMESTAMP_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
+    DECODER_SANDBOX_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """This server, as the registry's rollout names it."""
     registry: _builtins.str
@@ -1265,6 +1266,12 @@ class GetServingStateResponse(_message.Message):
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Full names of the services through which its models are reached on this port."""
 
+    @_builtins.property
+    def decoder_sandbox(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Layers of the sandbox around the processes that decode videos, of "capabilities", "landlock" and "seccomp" those
+        that this machine's kernel offers; empty if it offers none, or until the first of these processes has been prepared.
+        """
+
     def __init__(
         self,
         *,
@@ -1275,10 +1282,11 @@ class GetServingStateResponse(_message.Message):
         active_streams: _builtins.int = ...,
         current_timestamp: _timestamp_pb2.Timestamp | None = ...,
         services: _abc.Iterable[_builtins.str] | None = ...,
+        decoder_sandbox: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["current_timestamp", b"current_timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "current_timestamp", b"current_timestamp", "instance_id", b"instance_id", "models", b"models", "registry", b"registry", "registry_connected", b"registry_connected", "services", b"services"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_streams", b"active_streams", "current_timestamp", b"current_timestamp", "decoder_sandbox", b"decoder_sandbox", "instance_id", b"instance_id", "models", b"models", "registry", b"registry", "registry_connected", b"registry_connected", "services", b"services"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1318,7 +1326,7 @@ class ServedModel(_message.Message):
     running_sha256: _builtins.str
     """SHA-256 of the running version's file, 64 lower-case hexadecimal digits; empty if none."""
     device: _builtins.str
-    """Device that the session runs on: "cuda:N" or "cpu"; empty if none."""
+    """Device that the session runs on: "cuda:N", "tensorrt:N" or "cpu"; empty if none."""
     provider: _builtins.str
     """Provider that ONNX Runtime reports first for the session, for instance "CUDAExecutionProvider"; empty if none."""
     state: Global___ServingState.ValueType

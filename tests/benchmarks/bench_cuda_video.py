@@ -1,0 +1,156 @@
+"""AnalyzeVideo and ModelInfer with a YOLOv8n-sized fp16 graph on CUDA, the servers as real processes.
+
+python tests/benchmarks/bench_cuda_video.py [--device cpu]
+
+AnalyzeVideo of 1, 8 and 32 streams of 720p against the decoder alone: the same decoders, told to prepare for the same
+model, their frames given back unread. ModelInfer of 1, 8 and 32 frames of bytes against the session in this process
+that is given the same bytes. With --device cpu it is a dry run, small, that shows nothing but that it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import grpc
+import numpy as np
+import yolo_sized
+from demo import scene
+from videoai.open_inference.v2 import open_inference_pb2 as pb
+from videoai.open_inference.v2 import open_inference_pb2_grpc
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "end_to_end"))
+
+from harness import NAME, Pair
+from report import Row, compare, report
+
+from inference_server.detection import Layout
+from inference_server.engine import LoadedModel, ModelVersion, choose_device, load
+from inference_server.video import DecoderPool, StreamRequest, Target
+
+COUNTS = (1, 8, 32)
+REQUESTS = 20
+
+
+def served(pair: Pair, video: Path, streams: int) -> float:
+    """Frames per second of so many calls at once."""
+    counts: list[int] = []
+    threads = [threading.Thread(target=lambda: counts.append(len(list(pair.analyze(video))))) for _ in range(streams)]
+    start = perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(counts) == streams
+    return sum(counts) / (perf_counter() - start)
+
+
+async def decoded(video: bytes, layout: Layout, streams: int) -> float:
+    """Frames per second of so many decoders whose frames nobody looks at."""
+
+    async def one(pool: DecoderPool) -> int:
+        count = 0
+        async with await pool.open(StreamRequest(), Target(layout, 0)) as stream:
+
+            async def feed() -> None:
+                for start in range(0, len(video), 65536):
+                    await stream.feed(video[start : start + 65536])
+                await stream.end_of_input()
+
+            feeding = asyncio.create_task(feed())
+            async for frame in stream:
+                frame.release()
+                count += 1
+            await feeding
+        return count
+
+    async with DecoderPool() as pool:
+        start = perf_counter()
+        counts = await asyncio.gather(*(one(pool) for _ in range(streams)))
+        return sum(counts) / (perf_counter() - start)
+
+
+def inferred(address: str, frames: np.ndarray) -> float:
+    """Frames per second of one caller of ModelInfer, a batch in each request."""
+    with grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)]) as channel:
+        stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        tensor = pb.ModelInferRequest.InferInputTensor(name="frames", datatype="UINT8", shape=frames.shape)
+        request = pb.ModelInferRequest(model_name=NAME, inputs=[tensor], raw_input_contents=[frames.tobytes()])
+        return per_second(lambda: stub.ModelInfer(request, timeout=60), len(frames))
+
+
+def bare(model: LoadedModel, frames: np.ndarray) -> float:
+    def run() -> None:
+        model.run_rows([{model.frames_input: frames}], model.outputs)
+
+    return per_second(run, len(frames))
+
+
+def per_second(work: Callable[[], object], frames: int) -> float:
+    start = perf_counter()
+    for _ in range(REQUESTS):
+        work()
+    return REQUESTS * frames / (perf_counter() - start)
+
+
+def rows(pair: Pair, address: str, video: Path, model: LoadedModel) -> list[Row]:
+    content, layout = video.read_bytes(), model.layout
+    found = [
+        compare(
+            f"AnalyzeVideo, {count} streams, 720p",
+            lambda count=count: served(pair, video, count),
+            "their decoders alone",
+            lambda count=count: asyncio.run(decoded(content, layout, count)),
+            "frames/s",
+        )
+        for count in COUNTS
+    ]
+    random = np.random.default_rng(0)
+    for count in COUNTS:
+        frames = random.integers(0, 256, (count, layout.height, layout.width, 3), np.uint8)
+        found.append(
+            compare(
+                f"ModelInfer, {count} frames a request",
+                lambda frames=frames: inferred(address, frames),
+                "the session, bytes in this process",
+                lambda frames=frames: bare(model, frames),
+                "frames/s",
+            )
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cuda")
+    device = parser.parse_args().device
+    dry = device == "cpu"
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        (root / "models").mkdir()
+        path = yolo_sized.write(root / "yolo.onnx", fp16=not dry, size=64 if dry else 640)
+        video = root / "720p.mp4"
+        scene.encode(video, frames=60 if dry else 240, size=(1280, 720))
+        pair = Pair(root)
+        try:
+            pair.start_registry()
+            pair.register(path, 1)
+            pair.activate(1)
+            server = pair.start_inference("--max-batch", str(max(COUNTS)), device=device)
+            running = pair.wait_until_running(1)
+            model = load(ModelVersion(NAME, 1, path), choose_device(device), max_batch=max(COUNTS))
+            report(
+                f"cuda-video{'-dry' * dry}", rows(pair, server.address, video, model), {"provider": running.provider}
+            )
+        finally:
+            pair.close()
+
+
+if __name__ == "__main__":
+    main()
