@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from functools import partial
 
 import grpc
@@ -17,7 +16,7 @@ from videoai.inference.v1 import inference_pb2_grpc
 from inference_server import metrics
 from inference_server.applier import Applier
 from inference_server.cache import ModelCache
-from inference_server.engine import PreparedModels, choose_device, load, usable_cpus
+from inference_server.engine import PreparedModels, choose_device, load
 from inference_server.errors import DeviceUnavailable
 from inference_server.fetching import ModelFiles
 from inference_server.pipeline import Pipeline
@@ -28,7 +27,7 @@ from inference_server.sources import AllowedHosts, Network, SourcePolicy
 from inference_server.state import StateFile
 from inference_server.tensors import SERVICE as TENSOR_SERVICE
 from inference_server.tensors import Regions, TensorService, add_to
-from inference_server.video import LAYERS, DecoderPool, DecoderSettings
+from inference_server.video import LAYERS, DecoderPool
 from inference_server.watcher import Watcher
 from server_kit import background
 from server_kit.health import Health
@@ -67,7 +66,7 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
             unload_cleared=settings.unload_cleared,
         )
         sandbox = _Sandbox()
-        pool = await stack.enter_async_context(DecoderPool(_decoders(settings), sandbox.show))
+        pool = await stack.enter_async_context(DecoderPool(settings.decoders, sandbox.show))
         pipeline = Pipeline(models, pool, settings.max_streams)
         sources = _source_policy(settings)
         services = (SERVICE, TENSOR_SERVICE)
@@ -85,10 +84,6 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
         if settings.fail_without_model:
             await stack.enter_async_context(background.running(_require_model(models, watcher, health)))
         yield
-
-
-def _decoders(settings: Settings) -> DecoderSettings:
-    return replace(settings.decoders, threads=min(64, usable_cpus()))
 
 
 def _model_files(settings: Settings) -> ModelFiles:

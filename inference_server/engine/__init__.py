@@ -6,7 +6,6 @@ from inference_server.engine.inspection import Inspection, inspect
 from inference_server.engine.loading import load
 from inference_server.engine.model import LoadedModel
 from inference_server.engine.prepared import PreparedModels
-from inference_server.engine.session import usable_cpus
 
 __all__ = [
     "Device",
@@ -17,5 +16,4 @@ __all__ = [
     "choose_device",
     "inspect",
     "load",
-    "usable_cpus",
 ]

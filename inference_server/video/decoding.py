@@ -34,8 +34,6 @@ _METADATA: dict[str, Any] = {"metadata_errors": "replace"} if av.__version__.sta
 # FFmpeg's AVProducerReferenceTime: microseconds since 1970, flags.
 _REFERENCE_TIME = struct.Struct("=qi")
 
-# Each thread holds pictures of its own; those of larger videos would not fit into a decoder's memory.
-_THREADED_PIXELS = 4096 * 2304
 # These state nowhere how much there should be, so the last picture must tell.
 _WITHOUT_END = {"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "mjpeg"}
 _END_OF_JPEG = b"\xff\xd9"
@@ -65,8 +63,8 @@ class Decoding:
         if self._pixels > self._max_pixels:
             raise self._too_large(codec.width, codec.height)
         codec.options = {"max_pixels": str(self._max_pixels)}
-        codec.thread_count = settings.threads if self._pixels <= _THREADED_PIXELS else 1
-        codec.thread_type = "AUTO"
+        # With several, a damaged packet takes whole pictures beside it along, and which ones depends on their number.
+        codec.thread_count = 1
 
     @property
     def pixel_shape(self) -> Fraction | None:

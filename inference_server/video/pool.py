@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Self
 
 from inference_server.detection.geometry import Layout
@@ -13,9 +12,6 @@ from inference_server.video.processes import Nursery
 from inference_server.video.settings import DecoderSettings
 from inference_server.video.stream import DecodedStream
 from inference_server.video.values import OpenedFile, Picture, PreparedFrame, StreamRequest, Target
-
-# More for one stream wait for each other, and hold that many pictures in memory.
-_MOST_THREADS = 4
 
 
 class DecoderPool:
@@ -41,17 +37,7 @@ class DecoderPool:
 
         The decoder gets a descriptor of its own; the caller closes the one in `file`.
         """
-        settings = replace(self._settings, threads=self._threads(request))
-        return DecodedStream(self._nursery.fork(), request, target, settings, file)
-
-    def _threads(self, request: StreamRequest) -> int:
-        """A new stream's share of the threads: few streams are decoded quicker by several each, many are not.
-
-        Each thread after the first delays all frames by one, which live sources have no use for.
-        """
-        if request.latest or request.wall_clock:
-            return 1
-        return max(1, min(_MOST_THREADS, self._settings.threads // (self._nursery.alive + 1)))
+        return DecodedStream(self._nursery.fork(), request, target, self._settings, file)
 
     @asynccontextmanager
     async def prepare_pictures(self, pictures: Sequence[Picture], layout: Layout) -> AsyncIterator[list[PreparedFrame]]:

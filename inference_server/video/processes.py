@@ -116,11 +116,6 @@ class Nursery:
         self._heard = asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
 
-    @property
-    def alive(self) -> int:
-        """How many decoders there are."""
-        return len(self._children)
-
     def fork(self) -> DecoderProcess:
         """Ask for a decoder. This waits for nothing: what is sent to the decoder meanwhile waits in its sockets."""
         self._last_id += 1

@@ -24,7 +24,6 @@ class DecoderSettings:
 
     `containers`, `codecs`: names of those that are taken.
     `slots`: frames a stream may have prepared and not released; its frame memory is slots x width x height x 3 bytes.
-    `threads`: threads that decode, of all streams together; each gets its share when it begins, 1 to 4.
     `max_pixels`: largest picture, as coded and as displayed.
     `max_video_frames`, `max_video_seconds`, `max_video_bytes`: where a video is ended, in decoded frames, in time
     from its first frame, in encoded bytes; 0 is no limit.
@@ -41,7 +40,6 @@ class DecoderSettings:
     containers: Sequence[str] = DEFAULT_CONTAINERS
     codecs: Sequence[str] = DEFAULT_CODECS
     slots: int = 4
-    threads: int = 1
     max_pixels: int = 8192 * 8192
     max_video_frames: int = 0
     max_video_seconds: float = 0.0
@@ -57,7 +55,6 @@ class DecoderSettings:
     def __post_init__(self) -> None:
         for name, least, most in (
             ("slots", 1, 1024),
-            ("threads", 1, 64),
             ("max_pixels", 1, 2**31 - 1),
             ("max_video_frames", 0, 2**62),
             ("max_video_seconds", 0, 2**31),
