@@ -11,8 +11,9 @@ import av.logging
 # "Picture size 65500x65500 is invalid", "Picture size 640x480 exceeds specified max pixel count 4000", and of dav1d
 # "Frame size 640x480 exceeds limit 4000".
 _SIZE = re.compile(r"(?:Picture|Frame) size (\d+)x(\d+) (?:is invalid|exceeds)")
-# "error while decoding MB 8 11, bytestream -8", "ac-tex damaged at 5 2", "overread 8".
-_DAMAGE = re.compile(r"error while decoding MB|damaged at|overread")
+# "error while decoding MB 8 11, bytestream -8", "ac-tex damaged at 5 2", "overread 8", and of HEVC, as a warning alone,
+# "Skipping invalid undecodable NALU: 1".
+_DAMAGE = re.compile(r"error while decoding MB|damaged at|overread|undecodable NALU")
 
 
 class Complaints:
@@ -43,7 +44,7 @@ class Complaints:
 def listen(max_pixels: int) -> Iterator[Complaints]:
     """Listen to FFmpeg meanwhile, in all of its threads; it costs nothing while all is well."""
     av.logging.set_skip_repeated(False)
-    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_level(av.logging.WARNING)
     try:
         with av.logging.Capture(local=False) as said:
             yield Complaints(max_pixels, said)

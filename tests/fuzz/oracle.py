@@ -12,7 +12,7 @@ from typing import Any
 from videoai.inference.v1 import inference_pb2 as pb
 
 CONTAINED = re.compile(r"the process that decodes .* failed")
-SIGNAL = re.compile(r"killed by (SIG[A-Z0-9]+|signal \d+)|did not answer|exit code -?\d+")
+SIGNAL = re.compile(r"killed by (SIG[A-Z0-9]+|signal \d+)|exit code -?\d+")
 # The last is no status of the server's: its answer was lost by the client's gRPC.
 ALLOWED = {"OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "ENDED WHILE SENDING"}
 # The kernel's word for a system call that the sandbox forbids: decoding sound or broken video must need none of those.
