@@ -19,6 +19,7 @@ from inference_server.errors import (
     SourceError,
     SourceNotAllowed,
     SourceUnavailable,
+    UnsupportedVideo,
 )
 from inference_server.sources.source import Connection, Gap, Patience, Source, SourceLost
 from inference_server.video import (
@@ -167,7 +168,7 @@ class SourceStream:
         try:
             info = await decoded.started()
             return replace(info, container=connection.container or info.container)
-        except (CorruptVideo, DecoderFailed) as error:
+        except (CorruptVideo, DecoderFailed, UnsupportedVideo) as error:  # the last: too little came to tell what it is
             if self._pump.done() and (reason := self._pump.result()) is not None:
                 raise SourceLost(reason) from error
             raise

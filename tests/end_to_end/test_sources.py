@@ -1,5 +1,6 @@
 """AnalyzeSource: files and live streams that the server reads by itself, and `videoai analyze` with an address."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import psutil
 import pytest
 from demo import scene
 from harness import NAME, PATIENCE, Pair, eventually
+from rtsp_server import Plan, RtspServer, encode
 from videoai.inference.v1 import inference_pb2 as pb
 
 
@@ -217,3 +219,31 @@ def test_a_file_leaves_no_descriptor_open(pair, folder):
     server = psutil.Process(pair.inference_process.popen.pid)
     ask(pair, f"file://{folder}/scene.mp4")
     assert [file.path for file in server.open_files() if str(folder) in file.path] == []
+
+
+@pytest.fixture(scope="module")
+def rtsp_camera():
+    """A camera over RTSP that breaks off after each twenty pictures; its URL."""
+    server, loop = RtspServer(), asyncio.new_event_loop()
+    server.plans = [Plan(encode(20), "close", report=1_900_000_000.0)]
+    loop.run_until_complete(server.start())
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    yield server.url.replace("//", "//root:secret@")
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.run_until_complete(server.stop())
+    loop.close()
+
+
+def test_a_camera_over_rtsp_goes_on_over_a_gap(pair, rtsp_camera):
+    started, *events, summary = ask(pair, rtsp_camera, max_frames=30)
+    frames = [event for event in events if isinstance(event, pb.FrameResult)]
+    gaps = [event for event in events if isinstance(event, pb.Gap)]
+    assert (started.container, started.codec, started.width, started.height) == ("rtsp", "h264", 160, 96)
+    assert [frame.frame_index for frame in frames] == list(range(30))
+    assert gaps[-1].resumed
+    assert summary.gaps == 1
+    told = [frame for frame in frames if frame.wall_clock_source == pb.WALL_CLOCK_SOURCE_CAMERA]
+    assert {frame.wall_clock.ToSeconds() for frame in told} == {1_900_000_000}
+    assert "secret" not in pair.inference_process.log

@@ -34,7 +34,9 @@ class Jpeg(Plain):
             interval, at = payload[8:10], 12
         if offset != len(self._data):
             self.lose()
-        if not offset:
+        if not offset:  # whatever was lost belongs to another picture
+            self._data.clear()
+            self._lost = False
             tables, at = self._quantisation(quality, payload, at)
             if not tables:
                 self.lose()

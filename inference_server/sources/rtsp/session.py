@@ -16,6 +16,7 @@ from inference_server.sources.uris import NetworkUri
 _ATTEMPTS = 3  # without an answer to a challenge, with one, and with one to a newer challenge
 _DEFAULT_TIMEOUT, _LEAST_TIMEOUT, _MOST_TIMEOUT = 60, 2, 120
 _LEAVE_SECONDS = 0.2
+_MOST_EARLY = 512  # packets before the answer to PLAY
 _SESSION = re.compile(r"([!-:<-~]+)(?:.*;\s*timeout\s*=\s*(\d{1,5}))?")
 
 
@@ -32,6 +33,7 @@ class Session:
         self._session = ""
         self._timeout = _DEFAULT_TIMEOUT
         self._ping = "OPTIONS"
+        self._repeated = False  # what keeps alive was sent again, with an answer to a newer challenge
         self._packets: list[Packet] = []  # that came before the answer to PLAY
 
     async def ask(self, method: str, target: str, **headers: str) -> Message:
@@ -66,6 +68,7 @@ class Session:
         with suppress(SourceLost):  # who reads will see it
             while True:
                 await asyncio.sleep(self._timeout / 2)
+                self._repeated = False
                 await self._send(self._ping, self.target)
 
     async def leave(self) -> None:
@@ -94,6 +97,8 @@ class Session:
                     await self._heed(item)
                 elif item.status >= 200:
                     found = item
+            if len(self._packets) > _MOST_EARLY:
+                raise SourceLost("it sends media instead of an answer")
         return found
 
     async def _more(self) -> list[Message | Packet]:
@@ -110,7 +115,8 @@ class Session:
         if message.status is None:
             sequence = message.get("cseq")
             await self._link.write(encode("RTSP/1.0 501 Not Implemented", {"CSeq": sequence} if sequence else {}))
-        elif message.status == 401 and self._challenged(message):
+        elif message.status == 401 and not self._repeated and self._challenged(message):
+            self._repeated = True
             await self._send(self._ping, self.target)
         elif message.status == 454:
             raise SourceLost("the host has ended the session")

@@ -9,10 +9,10 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+from rtsp_server import Plan, RtspServer, encode
 
 from inference_server.errors import SourceNotAllowed, SourceNotFound, SourceRefused, SourceUnavailable
 from inference_server.video import StreamRequest
-from tests.inference_server.sources.rtsp_server import Plan, RtspServer, encode
 
 COUNT = 20
 
@@ -61,6 +61,15 @@ async def test_a_camera_that_breaks_off_goes_on_after_a_gap(camera, pictures, re
     assert times == sorted(times)
     expected = {"close": "ended", "reset": "broke", "garbage": "does not speak RTSP", "goodbye": "ended the stream"}
     assert expected.get(how, "stalled") in seen.gaps[0].reason
+
+
+async def test_a_camera_that_sends_nothing_is_asked_again(camera, pictures, read_source):
+    camera.plans = [Plan(pictures, "reset"), Plan([], "close"), Plan(pictures, "stall")]
+    seen = await read_source(camera.url, StreamRequest(max_frames=COUNT + 5))
+    assert [(gap.attempts, gap.resumed) for gap in seen.gaps] == [(0, False), (1, False), (2, True)]
+    camera.plans = [Plan([], "close")]
+    with pytest.raises(SourceUnavailable, match="broke off before its first picture: the connection ended"):
+        await read_source(camera.url)
 
 
 async def test_a_recording_that_breaks_off_is_not_begun_again(camera, pictures, read_source):
@@ -128,6 +137,35 @@ async def test_a_server_that_does_not_answer_is_given_up(camera, recording, read
     camera.plans = [recording]
     with pytest.raises(SourceUnavailable, match=r"did not answer within 0\.5 s"):
         await read_source(camera.url, connect_seconds=0.5)
+
+
+async def test_media_instead_of_an_answer_is_no_answer(camera, recording, read_source):
+    recording.flood = "PLAY"
+    camera.plans = [recording]
+    with pytest.raises(SourceUnavailable, match="it sends media instead of an answer"):
+        await read_source(camera.url)
+
+
+async def test_a_camera_that_always_asks_for_another_password_is_answered_once_each_time(camera, pictures, read_source):
+    stale = 'RTSP/1.0 401 Unauthorized\r\nWWW-Authenticate: Digest realm="cam", nonce="abc", stale=TRUE'
+    camera.plans = [Plan(pictures, "stall", {"GET_PARAMETER": stale}, timeout=2)]
+
+    async def wait(stream, frame):
+        while frame.frame_index == 5 and camera.methods.count("GET_PARAMETER") < 4:
+            await asyncio.sleep(0.05)
+
+    url = camera.url.replace("//", "//me:secret@")
+    await asyncio.wait_for(read_source(url, StreamRequest(max_frames=10), on_frame=wait), 60)
+    pings = [request for request in camera.requests if request.startswith("GET_PARAMETER")]
+    assert ["Authorization" in ping for ping in pings[:2]] == [False, True]
+    assert len(pings) < 8
+
+
+async def test_rtsps_is_tls_and_is_checked(camera, recording, read_source):
+    camera.plans = [recording]
+    with pytest.raises(SourceUnavailable, match=r"rtsps://127\.0\.0\.1:\d+ did not answer within"):
+        await read_source(camera.url.replace("rtsp:", "rtsps:"), connect_seconds=1.0)
+    assert camera.requests == []
 
 
 async def test_a_redirect_is_followed_where_that_is_allowed(camera, recording, read_source):

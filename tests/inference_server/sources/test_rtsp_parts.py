@@ -6,6 +6,7 @@ import base64
 import random
 
 import pytest
+from rtsp_server import report, rtp
 
 from inference_server.sources.rtsp.auth import Credentials
 from inference_server.sources.rtsp.jpeg import Jpeg
@@ -14,7 +15,6 @@ from inference_server.sources.rtsp.pictures import H264, H265, Mpeg4
 from inference_server.sources.rtsp.receiver import ENCODINGS, Receiver
 from inference_server.sources.rtsp.rtp import Reports, Timeline, read_packet
 from inference_server.sources.rtsp.sdp import Media, parse
-from tests.inference_server.sources.rtsp_server import report, rtp
 
 START = b"\0\0\0\1"
 
@@ -138,6 +138,10 @@ def test_tables_of_jpeg_are_kept_and_a_missing_part_costs_the_picture():
     pictures.add(b"\0\0\0\0\1\x80\x14\x0c" + b"\0\0\0\0" + b"data")
     pictures.add(b"\0\0\0\x09" + head[4:] + b"more")
     assert pictures.take() is None
+    pictures.add(b"\0\0\0\x09" + head[4:] + b"end")
+    pictures.lose()
+    pictures.add(b"\0\0\0\0\1\x80\x14\x0c" + b"\0\0\0\0" + b"data")
+    assert pictures.take() == first
     pictures.add(head + b"\0\0\0\0" + b"data")  # tables that never came
     assert pictures.take() is None
 

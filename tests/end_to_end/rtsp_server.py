@@ -83,6 +83,7 @@ class Plan:
     first: int = 2**32 - 5 * STEP  # wraps soon
     report: float | None = None
     timeout: int = 60
+    flood: str = ""  # the method that is answered by media
     drop: frozenset[int] = frozenset()  # packets that get lost, by number
 
 
@@ -140,6 +141,8 @@ class RtspServer:
     def _answer(self, plan: Plan, method: str, request: str) -> bytes:
         body = ""
         default = "RTSP/1.0 200 OK"
+        if method == plan.flood:
+            return interleaved(4, bytes(1000)) * 2000
         if method == "OPTIONS":
             default += "\r\nPublic: DESCRIBE, SETUP, PLAY, GET_PARAMETER"
         if method == "SETUP":
