@@ -84,6 +84,19 @@ async def connect(uri: NetworkUri, network: Network) -> AsyncIterator[Link]:
             await writer.wait_closed()
 
 
+@asynccontextmanager
+async def answering(uri: NetworkUri, network: Network) -> AsyncIterator[None]:
+    """Bound how long a host takes until it sends video, in the body of this. Raises SourceError."""
+    try:
+        async with asyncio.timeout(network.connect_seconds):
+            yield
+    except TimeoutError:
+        limit = f"{network.connect_seconds:g} s (--connect-timeout-seconds)"
+        raise SourceUnavailable(f"{uri} did not answer within {limit}") from None
+    except SourceLost as lost:
+        raise SourceUnavailable(f"{uri} did not answer: {lost}") from None
+
+
 async def _open(uri: NetworkUri, addresses: list[str]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     context, name = (ssl.create_default_context(), uri.host) if uri.secure else (None, None)
     reason = ""

@@ -94,6 +94,8 @@ def _irregular(shown: str) -> str:
 class _Opened:
     file: OpenedFile
     live: bool = False
+    clock: None = None
+    container: None = None
 
     async def pump(self, decoded: DecodedStream) -> None:
         """Nothing: the decoder reads the file by itself."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from urllib.parse import urljoin
+from dataclasses import dataclass
 
 import h11
 
-from inference_server.errors import InvalidField, SourceNotAllowed, SourceNotFound, SourceRefused, SourceUnavailable
-from inference_server.sources.connecting import Link, Network, connect
+from inference_server.errors import SourceNotFound, SourceRefused, SourceUnavailable
+from inference_server.sources.connecting import Link, Network, answering, connect
 from inference_server.sources.multipart import Parts, boundary
 from inference_server.sources.source import SourceLost
-from inference_server.sources.uris import NetworkUri, parse
+from inference_server.sources.uris import NetworkUri, redirected
 from inference_server.video import DecodedStream
 
 _MOST_REDIRECTS = 5
@@ -30,17 +28,19 @@ class _Exchange:
         self._http = h11.Connection(h11.CLIENT)
 
     async def ask(self, uri: NetworkUri) -> h11.Response:
-        """Send GET and return the head of the response. Raises SourceLost and h11.RemoteProtocolError."""
+        """Send GET and return the head of the response. Raises SourceLost."""
         headers = [("Host", uri.authority), ("User-Agent", "videoai"), ("Accept-Encoding", "identity")]
         if uri.user is not None:
             secret = base64.b64encode(f"{uri.user}:{uri.password}".encode()).decode()
             headers.append(("Authorization", f"Basic {secret}"))
         request = h11.Request(method="GET", target=uri.target, headers=[*headers, ("Connection", "close")])
         await self._link.write(self._http.send(request) + self._http.send(h11.EndOfMessage()))
-        while True:
-            event = await self._next()
-            if isinstance(event, h11.Response):
-                return event
+        try:
+            while not isinstance(event := await self._next(), h11.Response):
+                pass
+        except h11.RemoteProtocolError:
+            raise SourceLost("it does not speak HTTP") from None
+        return event
 
     async def body(self) -> AsyncIterator[bytes]:
         """Yield the body until it is complete. Raises SourceLost if it breaks off."""
@@ -65,6 +65,8 @@ class _Response:
     length: int | None
     separator: bytes | None = None
     file: None = None
+    clock: None = None
+    container: None = None
 
     @property
     def live(self) -> bool:
@@ -94,15 +96,8 @@ class HttpSource:
     async def connect(self) -> AsyncIterator[_Response]:
         """Ask, following redirects to hosts that are allowed. Raises SourceError."""
         async with AsyncExitStack() as stack:
-            try:
-                async with asyncio.timeout(self.network.connect_seconds):
-                    response = await self._follow(stack)
-            except TimeoutError:
-                limit = f"{self.network.connect_seconds:g} s (--connect-timeout-seconds)"
-                raise SourceUnavailable(f"{self.uri} did not answer within {limit}") from None
-            except (SourceLost, h11.RemoteProtocolError) as error:
-                reason = "it does not speak HTTP" if isinstance(error, h11.RemoteProtocolError) else str(error)
-                raise SourceUnavailable(f"{self.uri} did not answer: {reason}") from None
+            async with answering(self.uri, self.network):
+                response = await self._follow(stack)
             yield response
 
     async def _follow(self, stack: AsyncExitStack) -> _Response:
@@ -113,7 +108,7 @@ class HttpSource:
             if response.status_code not in _REDIRECTS:
                 return _accept(uri, response, exchange)
             await stack.aclose()
-            uri = _redirect(uri, _header(response, b"location"))
+            uri = redirected(uri, _header(response, b"location"))
         raise SourceRefused(f"{self.uri} redirects more than {_MOST_REDIRECTS} times")
 
 
@@ -130,24 +125,6 @@ def _accept(uri: NetworkUri, response: h11.Response, exchange: _Exchange) -> _Re
     length = _header(response, b"content-length")
     separator = boundary(_header(response, b"content-type"))
     return _Response(exchange, int(length) if length else None, separator)
-
-
-def _redirect(uri: NetworkUri, location: str) -> NetworkUri:
-    """Where a redirect leads. Credentials go no further than to the origin that they were given for."""
-    try:
-        target = parse(urljoin(f"{uri}{uri.target}", location))
-    except (InvalidField, ValueError):
-        raise SourceRefused(f"uri: {uri} redirects to what is no address of a video") from None
-    if (
-        not isinstance(target, NetworkUri)
-        or target.scheme not in ("http", "https")
-        or (uri.secure and not target.secure)
-    ):
-        raise SourceNotAllowed(f"uri: {uri} redirects to another kind of address, which is not followed")
-    same = (target.scheme, target.host, target.port) == (uri.scheme, uri.host, uri.port)
-    if same and target.user is None:
-        return replace(target, user=uri.user, password=uri.password)
-    return target
 
 
 def _header(response: h11.Response, name: bytes) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from inference_server.errors import InvalidField
 from inference_server.sources.connecting import Network
 from inference_server.sources.files import AllowedFolders, FileSource
 from inference_server.sources.http import HttpSource
+from inference_server.sources.rtsp import RtspSource
 from inference_server.sources.source import Source
 from inference_server.sources.uris import FileUri, parse
 
@@ -32,6 +32,5 @@ class SourcePolicy:
         if isinstance(parsed, FileUri):
             return FileSource(self._folders, parsed.path)
         self._network.hosts.check(parsed.host, parsed.port)
-        if parsed.scheme in ("http", "https"):
-            return HttpSource(parsed, self._network)
-        raise InvalidField("uri", f"a scheme that this server reads (file, http or https), got {parsed.scheme}")
+        kind = RtspSource if parsed.scheme in ("rtsp", "rtsps") else HttpSource
+        return kind(parsed, self._network)

@@ -16,13 +16,18 @@ class SourceLost(Exception):  # noqa: N818 - says what happened
 class Connection(Protocol):
     """A source that is open. `file` is what the decoder is to read by itself, if it is to.
 
-    A `live` one is connected to again where it breaks off.
+    A `live` one is connected to again where it breaks off. `clock`: what the source's own clock says at timestamp 0, in
+    seconds since 1970, as soon as it is known. `container`: how the video is packed, if not as the decoder sees it.
     """
 
     @property
     def live(self) -> bool: ...
     @property
     def file(self) -> OpenedFile | None: ...
+    @property
+    def clock(self) -> float | None: ...
+    @property
+    def container(self) -> str | None: ...
 
     async def pump(self, decoded: DecodedStream) -> None:
         """Move the source's bytes to the decoder until the source ends. Raises SourceLost where it breaks off."""

@@ -29,6 +29,7 @@ from inference_server.video import (
     Target,
     VideoInfo,
     VideoSummary,
+    WallClock,
 )
 
 log = structlog.get_logger(__name__)
@@ -75,6 +76,7 @@ class SourceStream:
         self._position = _Position()
         self._open = AsyncExitStack()
         self._decoded: DecodedStream | None = None
+        self._connection: Connection
         self._pump: asyncio.Task[str | None]
 
     async def __aenter__(self) -> Self:
@@ -121,6 +123,10 @@ class SourceStream:
         position.next_index = frame.frame_index + 1
         position.seconds, position.at = frame.time_seconds, asyncio.get_running_loop().time()
         position.frames += 1
+        clock = self._connection.clock
+        if frame.wall_clock is not None and clock is not None and frame.pts is not None:
+            numerator, denominator = frame.time_base
+            frame.wall_clock = WallClock(clock + frame.pts * numerator / denominator, camera=True)
 
     def _add_up(self, part: VideoSummary) -> None:
         """Add a connection's totals; a decoder that failed told none, so its frames are those that came out of it."""
@@ -150,7 +156,7 @@ class SourceStream:
         """Open the source and wait for its first picture. Raises SourceError, SourceLost and VideoError."""
         self._open = AsyncExitStack()
         connection = await self._open.enter_async_context(self._source.connect())
-        self._live = connection.live
+        self._connection, self._live = connection, connection.live
         if connection.live and self._request.resume_after_pts is not None:
             raise InvalidField("resume_after_pts", "none, since the frames of a live source do not come again")
         decoded = await self._pool.open(self._next_request(), self._target, connection.file)
@@ -159,7 +165,8 @@ class SourceStream:
         self._pump = asyncio.create_task(_pump(connection, decoded))
         self._open.push_async_callback(_cancel, self._pump)
         try:
-            return await decoded.started()
+            info = await decoded.started()
+            return replace(info, container=connection.container or info.container)
         except (CorruptVideo, DecoderFailed) as error:
             if self._pump.done() and (reason := self._pump.result()) is not None:
                 raise SourceLost(reason) from error

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from urllib.parse import SplitResult, unquote, urlsplit
+from dataclasses import dataclass, field, replace
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-from inference_server.errors import InvalidField
+from inference_server.errors import InvalidField, SourceNotAllowed, SourceRefused
 
 PORTS = {"http": 80, "https": 443, "rtsp": 554, "rtsps": 322}
 _EXPECTED = "file:///absolute/path, or http, https, rtsp or rtsps://host/path"
@@ -85,3 +85,24 @@ def _network(parts: SplitResult, port: int) -> NetworkUri:
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     user = None if parts.username is None else unquote(parts.username)
     return NetworkUri(parts.scheme, host, port, target, user, unquote(parts.password or ""))
+
+
+def redirected(uri: NetworkUri, location: str) -> NetworkUri:
+    """Where a redirect leads. Credentials go no further than to the origin that they were given for.
+
+    Raises SourceNotAllowed for another kind of address or one that is less secure, SourceRefused for none.
+    """
+    try:
+        target = parse(urljoin(f"{uri}{uri.target}", location))
+    except (InvalidField, ValueError):
+        raise SourceRefused(f"uri: {uri} redirects to what is no address of a video") from None
+    if (
+        not isinstance(target, NetworkUri)
+        or target.scheme.removesuffix("s") != uri.scheme.removesuffix("s")
+        or (uri.secure and not target.secure)
+    ):
+        raise SourceNotAllowed(f"uri: {uri} redirects to another kind of address, which is not followed")
+    same = (target.scheme, target.host, target.port) == (uri.scheme, uri.host, uri.port)
+    if same and target.user is None:
+        return replace(target, user=uri.user, password=uri.password)
+    return target

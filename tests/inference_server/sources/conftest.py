@@ -79,6 +79,7 @@ def reset(writer: asyncio.StreamWriter) -> None:
 class Seen:
     """What came out of a source; `events` has frames and gaps in order."""
 
+    info: Any = None
     summary: Any = None
     frames: list[Any] = field(default_factory=list)
     events: list[Any] = field(default_factory=list)
@@ -122,6 +123,7 @@ def read_source() -> Any:
         connect_seconds: float = 10.0,
         resolve: Any = None,
         on_frame: Any = None,
+        on_gap: Any = None,
         seen: Seen | None = None,
         pool: DecoderPool | None = None,
     ) -> Seen:
@@ -130,12 +132,16 @@ def read_source() -> Any:
         hosts = AllowedHosts(parsed, resolve) if resolve else AllowedHosts(parsed)
         source = SourcePolicy((), Network(hosts, connect_seconds, read_seconds)).source(uri)
         patience = Patience(give_up, max_reconnects)
+
+        def note(gap: Any) -> None:
+            seen.events.append(gap)
+            if on_gap:
+                on_gap(gap)
+
         async with DecoderPool() as decoders:
             target = Target(Layout(64, 64), 0)
-            async with SourceStream(
-                decoders, source, request or StreamRequest(), target, patience, seen.events.append
-            ) as stream:
-                await stream.started()
+            async with SourceStream(decoders, source, request or StreamRequest(), target, patience, note) as stream:
+                seen.info = await stream.started()
                 async for frame in stream:
                     seen.frames.append(frame)
                     seen.events.append(frame)

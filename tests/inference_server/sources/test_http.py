@@ -279,8 +279,3 @@ async def test_a_live_source_cannot_be_resumed_by_timestamp(server, http, ts, re
     server.scripts = [http.whole(ts)]
     with pytest.raises(InvalidField, match="resume_after_pts"):
         await read_source(server.url, StreamRequest(resume_after_pts=5))
-
-
-async def test_rtsp_is_refused_by_name(read_source):
-    with pytest.raises(InvalidField, match="file, http or https"):
-        await read_source("rtsp://127.0.0.1/x")

@@ -295,8 +295,8 @@ class AnalyzeSourceRequest(_message.Message):
     MAX_RECONNECTS_FIELD_NUMBER: _builtins.int
     GIVE_UP_SECONDS_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
-    """file:///absolute/path, http:// or https://; user:password@ before the host is sent to that host alone and never
-    logged. rtsp:// and rtsps:// are not read yet: INVALID_ARGUMENT.
+    """file:///absolute/path, or http://, https://, rtsp:// or rtsps://; user:password@ before the host is sent to that
+    host alone and never logged.
     """
     max_reconnects: _builtins.int
     """Attempts to connect again in one gap of a live source before the stream ends with UNAVAILABLE; 0: none, it ends with
