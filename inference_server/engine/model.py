@@ -15,6 +15,7 @@ from inference_server.engine.candidates import ANCHORS, COLUMNS, passing
 from inference_server.engine.device import Device
 from inference_server.engine.graph import ModelVersion
 from inference_server.engine.session import ORT_ERRORS, Session, explain, release_free_memory
+from inference_server.engine.sizes import BatchSizes
 from inference_server.engine.tensors import Ports, samples
 from inference_server.errors import InferenceFailed, ModelRefused, TensorsOnly
 
@@ -51,7 +52,7 @@ class LoadedModel:
         self.device = str(device)
         self.provider: str = session.get_providers()[0]
         self.max_batch = max_batch
-        self._sizes = [] if device.kind == "cpu" else [1, *_larger_sizes(max_batch)]  # of batches, where it matters
+        self._sizes = BatchSizes([] if device.kind == "cpu" else [1, *_larger_sizes(max_batch)])
         self._bound = None if device.kind == "cpu" else BoundSession(session, device.memory, device.index)
         self.ports = ports
         self._session: Session | None = session
@@ -133,7 +134,7 @@ class LoadedModel:
             return
         self._rehearse(1)
         proven = 1
-        for size in self._sizes[1:] or _larger_sizes(min(2, self.max_batch)):
+        for size in self._sizes.larger or _larger_sizes(min(2, self.max_batch)):
             try:
                 self._rehearse(size)
             except ModelRefused as error:
@@ -143,7 +144,7 @@ class LoadedModel:
         else:
             return
         self.max_batch = proven
-        self._sizes = [size for size in self._sizes if size <= proven]
+        self._sizes.limit(proven)
 
     def _rehearse(self, size: int) -> None:
         layout = self.layout
@@ -193,17 +194,18 @@ class LoadedModel:
 
     def _join(self, parts: Sequence[Arrays]) -> Arrays:
         """All rows of each input; those that only fill a batch up are zeros."""
-        if len(parts) == 1 and self._rows(parts) == len(next(iter(parts[0].values()))):
+        rows = self._rows(parts)
+        if len(parts) == 1 and rows == len(next(iter(parts[0].values()))):
             return parts[0]
         joined = {name: [part[name] for part in parts] for name in parts[0]}
-        return {name: _stack(arrays, self._rows(parts)) for name, arrays in joined.items()}
+        return {name: _stack(arrays, rows) for name, arrays in joined.items()}
 
     def _rows(self, parts: Sequence[Arrays]) -> int:
-        """How many rows to run for `parts`: a fixed batch's, or on a device the next size that was rehearsed."""
+        """How many rows to run for `parts`: a fixed batch's, or on a device one of the sizes that were rehearsed."""
         given = sum(len(next(iter(part.values()))) for part in parts)
         if self.batch is not None:
             return self.batch if self.frames_input in parts[0] else given
-        return next((size for size in self._sizes if size >= given), given)
+        return self._sizes.rows(given)
 
 
 def _larger_sizes(max_batch: int) -> list[int]:

@@ -42,7 +42,7 @@ class Complaints:
 
 @contextmanager
 def listen(max_pixels: int) -> Iterator[Complaints]:
-    """Listen to FFmpeg meanwhile, in all of its threads; it costs nothing while all is well."""
+    """Listen to FFmpeg meanwhile, in any thread; it costs nothing while all is well."""
     av.logging.set_skip_repeated(False)
     av.logging.set_level(av.logging.WARNING)
     try:

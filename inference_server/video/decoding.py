@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
-from itertools import islice
 from time import perf_counter
 from typing import Any, NoReturn
 
@@ -110,8 +109,7 @@ class Decoding:
             raise CorruptVideo(f"no picture could be decoded from {self._packets} packets of {_codec(self._stream)}")
 
     def _until_too_large(self, complaints: Complaints) -> Iterator[tuple[av.VideoFrame, float]]:
-        packets = self._demux()
-        for packet in packets:
+        for packet in self._demux():
             started = perf_counter()
             self._read_clock(packet)
             complaints.damage &= not packet.size  # what is left in the end is of the last picture
@@ -132,21 +130,14 @@ class Decoding:
                 complaints.damage |= frame.is_corrupt
                 yield frame, seconds
         if complaints.too_large:
-            yield from ((frame, 0.0) for frame in self._held_back(packets))
+            yield from ((frame, 0.0) for frame in self._held_back())
             raise self._too_large(*complaints.too_large)
 
-    def _held_back(self, packets: Iterator[av.Packet[VideoStream]]) -> Iterator[av.VideoFrame]:
-        """Yield the frames before a picture that was too large; none of those after it is decoded any more.
-
-        What threads of the decoder hold of the pictures after it has to come out first, one error for each.
-        """
-        codec = self._stream.codec_context
-        codec.skip_frame = "ALL"
-        for packet in islice(packets, codec.thread_count):
-            with suppress(av.FFmpegError):
-                yield from packet.decode()
-        with suppress(av.FFmpegError):  # it has none if `packets` came to their end
-            yield from codec.decode(None)
+    def _held_back(self) -> list[av.VideoFrame]:
+        """The frames that the decoder holds back to give them in order; none if it has been asked already."""
+        with suppress(av.FFmpegError):
+            return self._stream.codec_context.decode(None)
+        return []
 
     def _demux(self) -> Iterator[av.Packet[VideoStream]]:
         """Yield packets, the last one empty: it makes the decoder give what it holds back."""

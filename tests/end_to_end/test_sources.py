@@ -206,11 +206,11 @@ def test_a_call_that_is_cancelled_frees_its_decoder_its_memory_its_connection_an
         state = pair.inference.GetServingState(pb.GetServingStateRequest(), timeout=PATIENCE)
         return len(nursery.children()), len(connections), memory, state.active_streams
 
-    assert held() == (0, 0, 0, 0)
+    eventually(lambda: held() == (0, 0, 0, 0), "what ran before is over")
     request = pb.AnalyzeSourceRequest(uri=endless_camera, config=pb.AnalyzeConfig(model_name=NAME))
     call = pair.inference.AnalyzeSource(request, timeout=PATIENCE)
     assert [next(call).WhichOneof("result") for _ in range(5)] == ["started"] + ["frame"] * 4
-    assert min(held()) == 1
+    assert min(held()) >= 1
     call.cancel()
     eventually(lambda: held() == (0, 0, 0, 0), "all is freed")
 

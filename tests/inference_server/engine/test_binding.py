@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from inference_server.engine.binding import SHAPES, BoundSession, can_be_bound
+from inference_server.engine.sizes import BatchSizes
 
 
 def noise(count, seed=0):
@@ -15,7 +16,7 @@ def padded(loaded, small_detector):
     """A model that runs as it would on a device: bound, in a few sizes of batch."""
     model = loaded(small_detector(batch="batch"), max_batch=8)
     model._bound = BoundSession(model._session, "cpu", 0)
-    model._sizes = [1, 2, 4, 8]
+    model._sizes = BatchSizes([1, 2, 4, 8], patience=1)
     return model
 
 

@@ -130,9 +130,8 @@ async def test_a_truncated_video_gives_the_frames_it_has(tools: Any, pool: Decod
         ("mjpeg", "mjpeg", "yuvj420p"),
     ],
 )
-@pytest.mark.parametrize("threads", [1, 4])
 async def test_a_last_picture_that_is_not_whole_tells_that_a_video_was_cut_short(
-    tools: Any, spool: Any, container: str, encoder: str, pix_fmt: str, threads: int
+    tools: Any, spool: Any, container: str, encoder: str, pix_fmt: str
 ) -> None:
     """None of these containers states a length; transport streams are cut between two packets.
 
@@ -143,7 +142,7 @@ async def test_a_last_picture_that_is_not_whole_tells_that_a_video_was_cut_short
     # Of HEVC only the places where rows of a picture begin tell, which it states if they may be decoded in parallel.
     options = {"preset": "ultrafast", "x265-params": "wpp=1:log-level=none"} if encoder == "libx265" else {}
     whole = tools.encode(container, encoder, pix_fmt=pix_fmt, pictures=list(noise), codec_options=options)
-    async with DecoderPool(DecoderSettings(spool_folder=spool, threads=threads)) as pool:
+    async with DecoderPool(DecoderSettings(spool_folder=spool)) as pool:
         assert not (await tools.decode(pool, whole)).summary.truncated
         told = 0
         for part in (0.5, 0.63, 0.77, 0.9):
