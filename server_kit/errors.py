@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -47,14 +47,18 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             with metrics.observe_call(method) as outcome:
                 try:
-                    return await inner(request, context)
+                    async with _closing(request, streaming=handler.request_streaming) as given:
+                        return await inner(given, context)
                 except Exception as error:  # noqa: BLE001 - the one place that turns any error into a status
                     await self._abort(error, method, context, outcome)
 
         async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncGenerator[Any, None]:
             with metrics.observe_call(method) as outcome:
                 try:
-                    async with aclosing(inner(request, context)) as responses:
+                    async with (
+                        _closing(request, streaming=handler.request_streaming) as given,
+                        aclosing(inner(given, context)) as responses,
+                    ):
                         async for response in responses:
                             yield response
                 except Exception as error:  # noqa: BLE001 - as above
@@ -77,6 +81,16 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         reference = secrets.token_hex(4)
         log.error("call failed", method=method, reference=reference, exc_info=error)
         await context.abort(grpc.StatusCode.INTERNAL, f"internal error, see the server's log (reference {reference})")
+
+
+@asynccontextmanager
+async def _closing(request: Any, *, streaming: bool) -> AsyncIterator[Any]:
+    """grpc.aio never lets go of a call that is aborted before all its requests were read, unless they are closed."""
+    if not streaming:
+        yield request
+        return
+    async with aclosing(aiter(request)) as requests:
+        yield requests
 
 
 def _fitting(details: str) -> str:

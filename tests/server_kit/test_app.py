@@ -36,12 +36,20 @@ PROGRAM = textwrap.dedent(
             case b"bug": raise RuntimeError("secret detail")
             case b"abort": await context.abort(grpc.StatusCode.DATA_LOSS, "said by the handler")
             case b"slow": await asyncio.sleep(1)
+            case b"more": return await anext(REQUESTS, b"none")
             case b"fail": HEALTH.fail(StartupError("nothing to serve"))
         return request
 
     async def stream(request, context):
         yield b"first"
         raise Missing("gone in mid-stream")
+
+    async def upload(requests, context):
+        global REQUESTS
+        REQUESTS = aiter(requests)
+        await anext(REQUESTS)
+        raise Missing("enough")
+        yield
 
     async def endless(request, context):
         yield b"first"
@@ -57,6 +65,7 @@ PROGRAM = textwrap.dedent(
             "Answer": grpc.unary_unary_rpc_method_handler(answer),
             "Stream": grpc.unary_stream_rpc_method_handler(stream),
             "Endless": grpc.unary_stream_rpc_method_handler(endless),
+            "Upload": grpc.stream_stream_rpc_method_handler(upload),
         }),))
         health.set(serving=True)
         try:
@@ -141,6 +150,14 @@ def test_an_error_in_mid_stream_ends_it_with_its_code(channel):
     with pytest.raises(grpc.RpcError) as raised:
         next(responses)
     assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_requests_that_were_not_read_are_let_go(channel):
+    """Otherwise grpc.aio would keep a part of every such call for ever."""
+    with pytest.raises(grpc.RpcError) as refused:
+        list(channel.stream_stream("/test.Service/Upload")(iter([b"first", b"second"])))
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert call(channel, b"more") == b"none"
 
 
 def test_a_bug_is_logged_and_kept_from_the_caller(server, channel):
