@@ -75,6 +75,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         code = next((self._codes[kind] for kind in type(error).__mro__ if kind in self._codes), None)
         if code is not None:
             outcome.code = code.name
+            # gRPC keeps the error for a while, and with it all that the functions it came through had in hand.
+            error.__traceback__ = None
             details, seconds = _fitting(str(error)), getattr(error, "retry_after_seconds", None)
             await context.abort(code, details, () if seconds is None else retry.metadata(code, details, seconds))
         outcome.code = grpc.StatusCode.INTERNAL.name

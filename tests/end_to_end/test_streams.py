@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
 from demo import scene
@@ -81,6 +82,11 @@ def active(pair: Pair) -> int:
     return state.active_streams
 
 
+def holds_frames(pair: Pair) -> bool:
+    """Whether the server has memory of frames mapped."""
+    return "videoai-frames" in Path(f"/proc/{pair.inference_process.popen.pid}/maps").read_text()
+
+
 def test_a_reader_that_stops_slows_its_own_stream_only(serving_v1_shared: Pair, video: Path, long: Path) -> None:
     stopped = serving_v1_shared.analyze(endless(long))
     next(iter(stopped))
@@ -113,5 +119,12 @@ def test_a_call_that_is_cancelled_frees_its_decoder_and_its_place(serving_v1_sha
     for stream in streams:
         stream.call.cancel()
     eventually(lambda: (len(decoders(serving_v1_shared)), active(serving_v1_shared)) == (0, 0), "all is freed")
-    maps = Path(f"/proc/{serving_v1_shared.inference_process.popen.pid}/maps")
-    eventually(lambda: "videoai-frames" not in maps.read_text(), "the frames' memory is given back")
+    eventually(lambda: not holds_frames(serving_v1_shared), "the frames' memory is given back")
+
+
+def test_a_stream_that_fails_gives_its_memory_back(serving: Callable[..., Pair], video: Path) -> None:
+    pair = serving("--max-video-frames", "20")
+    for _ in range(3):
+        with pytest.raises(grpc.RpcError, match="max_video_frames"):
+            list(pair.analyze(video))
+    eventually(lambda: not holds_frames(pair), "the frames' memory is given back")
