@@ -26,18 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import sleep
 
-import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
-
 sys.path.insert(0, str(Path(__file__).parent.parent / "end_to_end"))
 
+from bench_infer import MODEL, TENSORS, build
 from harness import Pair
 from report import ROUNDS, Row, in_pairs, report
 
 PEERS = Path(__file__).parent / "peers"
-MODEL = "means"
-SIDE = 640
 PATIENCE = 120
 TOKEN = "bench"  # noqa: S105 - it guards nothing
 
@@ -57,34 +52,13 @@ class Served:
         return float(json.loads(done.stdout.splitlines()[-1])["requests_per_second"])
 
 
-def build(path: Path) -> None:
-    """Mean of each colour over the first rows, as eight numbers: nothing worth the name of inference."""
-    values = {"start": [0], "end": [8], "axis": [1]}
-    nodes = [
-        helper.make_node("Slice", ["frames", *values], ["rows"]),
-        helper.make_node("Cast", ["rows"], ["numbers"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["numbers"], ["colors"], axes=[1, 2], keepdims=0),
-        helper.make_node("MatMul", ["colors", "spread"], ["means"]),
-    ]
-    constants = [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in values.items()]
-    constants.append(numpy_helper.from_array(np.ones((3, 8), np.float32), "spread"))
-    graph = helper.make_graph(
-        nodes,
-        MODEL,
-        [helper.make_tensor_value_info("frames", TensorProto.UINT8, ["N", SIDE, SIDE, 3])],
-        [helper.make_tensor_value_info("means", TensorProto.FLOAT, ["N", 8])],
-        constants,
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-
-
 @contextmanager
 def ours(client: str, root: Path, model: Path) -> Iterator[Served]:
     (root / "models").mkdir(parents=True)
     pair = Pair(root)
     try:
         pair.start_registry()
-        pair.register(model, 1, name=MODEL, metadata={"attributes": {"videoai": {"family": "tensors"}}})
+        pair.register(model, 1, name=MODEL, **TENSORS)
         pair.activate(1, name=MODEL)
         server = pair.start_inference("--shared-memory", "videoai-")
         pair.wait_until_running(1, MODEL)
