@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from server_kit import metrics, retry
 
@@ -21,8 +22,17 @@ Details = grpc.HandlerCallDetails
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs only
 
 
+class UnreadableRequest(Exception):  # noqa: N818 - says what it is
+    """The bytes of a request are no message of its type."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"request: expected a message as the .proto describes it, got other bytes: {reason}")
+
+
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Answers a domain error with the code that `codes` gives its nearest class, and counts every call's outcome.
+
+    Bytes that are no request are INVALID_ARGUMENT; gRPC by itself would say UNKNOWN, and what Python's exception was.
 
     The error's text becomes the status details, and its `retry_after_seconds`, if it has that, a hint in the metadata
     when to try again. Any other exception is logged with its traceback and answered as INTERNAL with an id to look for
@@ -30,7 +40,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, codes: Mapping[type[Exception], grpc.StatusCode]) -> None:
-        self._codes = dict(codes)
+        self._codes = {UnreadableRequest: grpc.StatusCode.INVALID_ARGUMENT, **codes}
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
@@ -89,10 +99,35 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 async def _closing(request: Any, *, streaming: bool) -> AsyncIterator[Any]:
     """grpc.aio never lets go of a call that is aborted before all its requests were read, unless they are closed."""
     if not streaming:
-        yield request
+        yield _checked(request)
         return
     async with aclosing(aiter(request)) as requests:
-        yield requests
+        yield _each_checked(requests)
+
+
+async def _each_checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _checked(request)
+
+
+def _checked(request: Any) -> Any:
+    if isinstance(request, UnreadableRequest):
+        raise request
+    return request
+
+
+def _reader(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """The deserializer, giving the error that it raises for bytes that it cannot read: `_checked` raises it."""
+    if deserializer is None:
+        return None
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserializer(data)
+        except DecodeError as error:
+            return UnreadableRequest(str(error))
+
+    return read
 
 
 def _fitting(details: str) -> str:
@@ -117,5 +152,5 @@ def _rebuild(handler: Handler, behaviour: Callable[..., Any]) -> Handler:
         (True, True): grpc.stream_stream_rpc_method_handler,
     }
     make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
-    rebuilt: Handler = make(behaviour, handler.request_deserializer, handler.response_serializer)
+    rebuilt: Handler = make(behaviour, _reader(handler.request_deserializer), handler.response_serializer)
     return rebuilt
