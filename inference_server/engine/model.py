@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from inference_server.detection import Family, Found, Layout, Options, Placement, anchor_rows_of, place
 from inference_server.engine.binding import BoundSession, can_be_bound
-from inference_server.engine.candidates import ANCHORS, COLUMNS, passing
+from inference_server.engine.candidates import COLUMNS, OUTPUTS, passing
 from inference_server.engine.device import Device
 from inference_server.engine.graph import ModelVersion
 from inference_server.engine.session import ORT_ERRORS, Session, explain, release_free_memory
@@ -59,7 +59,7 @@ class LoadedModel:
         self.batch = 1 if family.picture is None else family.picture.batch
         self.frames_input = "" if ports.frames is None else ports.frames.name
         given = [output.name for output in session.get_outputs()]
-        self._outputs: list[str] = [name for name in given if name not in (COLUMNS, ANCHORS)]
+        self._outputs: list[str] = [name for name in given if name not in OUTPUTS]
         self._head = anchor_rows_of(family) if COLUMNS in given else None
 
     @property
@@ -72,7 +72,7 @@ class LoadedModel:
         """The outputs that `read` needs, unless it turns out to need more."""
         if self._head is None:
             return self._outputs
-        return [COLUMNS, ANCHORS, *(name for name in self._outputs if name != self._head.output_name)]
+        return [*OUTPUTS, *(name for name in self._outputs if name != self._head.output_name)]
 
     @property
     def layout(self) -> Layout:
@@ -106,10 +106,9 @@ class LoadedModel:
     def read(self, ran: Arrays, row: int, placement: Placement, options: Options) -> Found:
         """What the outputs of `run_rows` tell of the frame that is their row `row`."""
         outputs = {name: array[row] for name, array in ran.items()}
-        columns, anchors = outputs.pop(COLUMNS, None), outputs.pop(ANCHORS, None)
-        if self._head is not None and columns is not None and anchors is not None:
+        if self._head is not None and COLUMNS in outputs:
             name = self._head.output_name
-            few = passing(self._head, columns, anchors, options.confidence_threshold)
+            few = passing(*(outputs.pop(output) for output in OUTPUTS), options.confidence_threshold)
             outputs[name] = ran[name][row] if few is None else few
         return self.family.decode(outputs, placement, options)
 
@@ -149,7 +148,7 @@ class LoadedModel:
     def _rehearse(self, size: int) -> None:
         layout = self.layout
         noise = np.random.default_rng(0).integers(0, 256, (size, layout.height, layout.width, 3), np.uint8)
-        names = [*self._outputs, COLUMNS, ANCHORS] if self._head is not None else self._outputs
+        names = [*self._outputs, *OUTPUTS] if self._head is not None else self._outputs
         try:
             arrays = self._run({self.frames_input: noise}, names)
         except InferenceFailed as error:

@@ -9,7 +9,7 @@ from onnx import TensorProto, checker, helper
 from inference_server.detection import AnchorRows, Options, place
 from inference_server.engine import Device, ModelVersion, load
 from inference_server.engine.binding import BoundSession
-from inference_server.engine.candidates import ANCHORS, COLUMNS, add_candidates, passing
+from inference_server.engine.candidates import COLUMNS, OUTPUTS, add_candidates, passing
 
 CLASSES, EXTRAS, COUNT = 5, 3, 90
 HEAD = AnchorRows("output0", CLASSES, EXTRAS)
@@ -54,13 +54,13 @@ def test_chosen_anchors_tell_what_all_of_them_do(opset, kind):
     random, few = np.random.default_rng(opset), 0
     for seed in range(60):
         given = outputs_of(seed, helper.tensor_dtype_to_np_dtype(kind))
-        all_anchors, columns, anchors = session.run(["output0", COLUMNS, ANCHORS], {"given": given})
+        all_anchors, columns, anchors, scores = session.run(["output0", *OUTPUTS], {"given": given})
         assert columns.shape == (3, HEAD.count, 20)
         assert columns.dtype == given.dtype
         for row in range(3):
             threshold = float(random.choice([0, 0.1, 0.25, 0.5, 0.9, 1, random.random()]))
             options = Options(confidence_threshold=threshold)
-            chosen = passing(HEAD, columns[row], anchors[row], threshold)
+            chosen = passing(columns[row], anchors[row], scores[row], threshold)
             full = {"output0": all_anchors[row]}
             if chosen is None:
                 continue
@@ -76,9 +76,9 @@ def test_more_than_were_chosen_may_pass_is_said():
     for passes in (19, 20, 21, COUNT):
         given[:] = 0
         given[0, HEAD.first, :passes] = 0.5
-        columns, anchors = (array[0] for array in session.run([COLUMNS, ANCHORS], {"given": given}))
-        assert (passing(HEAD, columns, anchors, 0.25) is None) == (passes >= 20)
-        assert passing(HEAD, columns, anchors, 0.5) is not None
+        chosen = [array[0] for array in session.run(OUTPUTS, {"given": given})]
+        assert (passing(*chosen, 0.25) is None) == (passes >= 20)
+        assert passing(*chosen, 0.5).shape == (HEAD.count, 0)
 
 
 @pytest.mark.parametrize(("opset", "most"), [(12, 20), (17, COUNT), (17, COUNT + 1)])
@@ -111,7 +111,7 @@ def test_a_model_on_a_device_gives_few_columns_and_all_where_they_are_needed(as_
     where, options = place(model.layout, 224, 224), Options(confidence_threshold=threshold)
     frames = np.random.default_rng(2).integers(0, 256, (2, 224, 224, 3), np.uint8)
     ran = model.run_rows([{"frames": frame[None]} for frame in frames], model.read_outputs)
-    assert set(ran) == {COLUMNS, ANCHORS}
+    assert set(ran) == {*OUTPUTS}
     for row in range(2):
         found = model.read(ran, row, where, options)
         expected = model.family.decode({"output0": ran["output0"][row]}, where, options)
