@@ -64,7 +64,7 @@ def passing(
     """
     # They are in order, so that those that pass are the first; most of what was chosen mostly does not.
     count = np.count_nonzero(scores > threshold)
-    return None if count == len(scores) else columns[:, np.argsort(anchors[:count])]
+    return None if count == len(scores) else columns.take(np.argsort(anchors[:count]), axis=1)
 
 
 class _Additions:
