@@ -16,7 +16,7 @@ from videoai.inference.v1 import inference_pb2_grpc
 from inference_server import metrics
 from inference_server.applier import Applier
 from inference_server.cache import ModelCache
-from inference_server.engine import PreparedModels, choose_device, load
+from inference_server.engine import PreparedModels, choose_device, load, pinning
 from inference_server.errors import DeviceUnavailable
 from inference_server.fetching import ModelFiles
 from inference_server.pipeline import Pipeline
@@ -66,7 +66,7 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
             unload_cleared=settings.unload_cleared,
         )
         sandbox = _Sandbox()
-        pool = await stack.enter_async_context(DecoderPool(settings.decoders, sandbox.show))
+        pool = await stack.enter_async_context(DecoderPool(settings.decoders, sandbox.show, pinning(device)))
         pipeline = Pipeline(models, pool, settings.max_streams)
         sources = _source_policy(settings)
         services = (SERVICE, TENSOR_SERVICE)

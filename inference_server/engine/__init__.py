@@ -1,5 +1,6 @@
 """Runs models: the one place that knows ONNX Runtime."""
 
+from inference_server.engine.cuda import pinning
 from inference_server.engine.device import Device, choose_device
 from inference_server.engine.graph import ModelVersion
 from inference_server.engine.inspection import Inspection, inspect
@@ -16,4 +17,5 @@ __all__ = [
     "choose_device",
     "inspect",
     "load",
+    "pinning",
 ]

@@ -11,9 +11,11 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from inference_server.engine.cuda import driver
 from inference_server.engine.session import Session
+from inference_server.engine.stacks import Stack
 
-Arrays = Mapping[str, NDArray[Any]]
+Stacks = Mapping[str, Stack]
 
 # Buffers for so many shapes of inputs are kept; there are as many as there are batch sizes, unless callers of raw
 # tensors bring others.
@@ -40,31 +42,37 @@ class BoundSession:
         self._where = kind, index
         self._outputs: list[str] = [output.name for output in session.get_outputs()]
         self._buffers: dict[tuple[str, tuple[int, ...], str], Any] = {}
+        cuda = driver(index) if kind == "cuda" else None
+        self._fill = _fill if cuda is None else cuda.fill
         self._lock = Lock()
 
-    def run(self, names: Sequence[str], inputs: Arrays) -> Fetched:
+    def run(self, names: Sequence[str], inputs: Stacks) -> Fetched:
         """The outputs called `names`, on the host; the others stay on the device. One run at a time."""
         with self._lock:
             binding = self._session.io_binding()
-            for name, array in inputs.items():
-                binding.bind_ortvalue_input(name, self._on_device(name, array))
+            for name, stack in inputs.items():
+                binding.bind_ortvalue_input(name, self._on_device(name, stack))
             for name in self._outputs:
                 binding.bind_output(name, *self._where)
             self._session.run_with_iobinding(binding)
             return Fetched(dict(zip(self._outputs, binding.get_outputs(), strict=True)), names)
 
-    def _on_device(self, name: str, array: NDArray[Any]) -> Any:
-        key = name, array.shape, array.dtype.str
+    def _on_device(self, name: str, stack: Stack) -> Any:
+        key = name, stack.shape, stack.dtype.str
         buffer = self._buffers.pop(key, None)
         if buffer is None:
-            buffer = onnxruntime.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype.type, *self._where)
+            buffer = onnxruntime.OrtValue.ortvalue_from_shape_and_type(stack.shape, stack.dtype.type, *self._where)
             while len(self._buffers) >= SHAPES:
                 del self._buffers[next(iter(self._buffers))]
         self._buffers[key] = buffer  # the last used last
-        buffer.update_inplace(np.ascontiguousarray(array))
+        self._fill(buffer, stack)
         return buffer
 
 
-def can_be_bound(inputs: Arrays) -> bool:
+def _fill(buffer: Any, stack: Stack) -> None:
+    buffer.update_inplace(np.ascontiguousarray(stack.joined()))
+
+
+def can_be_bound(inputs: Stacks) -> bool:
     """Whether all inputs are numbers that a device's buffer takes."""
-    return all(array.dtype.kind in "buif" and array.size for array in inputs.values())
+    return all(stack.dtype.kind in "buif" and 0 not in stack.shape for stack in inputs.values())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from time import perf_counter
+from typing import Any, TypeVar
 
 import numpy as np
 import structlog
@@ -16,6 +18,7 @@ from inference_server.engine.device import Device
 from inference_server.engine.graph import ModelVersion
 from inference_server.engine.session import ORT_ERRORS, Session, explain, release_free_memory
 from inference_server.engine.sizes import BatchSizes
+from inference_server.engine.stacks import Stack
 from inference_server.engine.tensors import Ports, samples
 from inference_server.errors import InferenceFailed, ModelRefused, TensorsOnly
 
@@ -24,6 +27,7 @@ log = structlog.get_logger(__name__)
 Frame = NDArray[np.uint8]
 Outputs = dict[str, NDArray[Any]]
 Arrays = Mapping[str, NDArray[Any]]
+T = TypeVar("T")
 
 
 class LoadedModel:
@@ -101,14 +105,15 @@ class LoadedModel:
         all memory of the session. Inputs must be as `ports.check` wants them; bfloat16 is float32 here, text `str`.
         Raises RuntimeError after `close`, InferenceFailed where the model does not run with them.
         """
-        return self._run(self._join(parts), self._outputs if names is None else [*names])
+        return self._run(self._stacks(parts), self._outputs if names is None else [*names])
 
     def read(self, ran: Arrays, row: int, placement: Placement, options: Options) -> Found:
         """What the outputs of `run_rows` tell of the frame that is their row `row`."""
         outputs = {name: array[row] for name, array in ran.items()}
         if self._head is not None and COLUMNS in outputs:
             name = self._head.output_name
-            few = passing(*(outputs.pop(output) for output in OUTPUTS), options.confidence_threshold)
+            columns, anchors, scores = (outputs.pop(output) for output in OUTPUTS)
+            few = passing(columns, anchors, scores, options.confidence_threshold)
             outputs[name] = ran[name][row] if few is None else few
         return self.family.decode(outputs, placement, options)
 
@@ -150,7 +155,11 @@ class LoadedModel:
         noise = np.random.default_rng(0).integers(0, 256, (size, layout.height, layout.width, 3), np.uint8)
         names = [*self._outputs, *OUTPUTS] if self._head is not None else self._outputs
         try:
-            arrays = self._run({self.frames_input: noise}, names)
+            arrays, seconds = _timed(partial(self._run, {self.frames_input: Stack.of([noise])}, names))
+            if self._bound is not None:
+                filled = Stack.of([noise[:1]], size - 1)
+                again = min(_timed(partial(self._run, {self.frames_input: filled}, []))[1] for _ in range(2))
+                self._sizes.learn(size, again, seconds - again)
         except InferenceFailed as error:
             raise ModelRefused(f"the model does not run with {size} frames: {error}") from error
         for name in self._outputs:
@@ -170,15 +179,18 @@ class LoadedModel:
     def _rehearse_tensors(self) -> None:
         try:
             try:
-                self._run(samples(self.ports, 1), self._outputs)
+                self._run_alone(samples(self.ports, 1))
             except InferenceFailed:
-                self._run(samples(self.ports, 0), self._outputs)
+                self._run_alone(samples(self.ports, 0))
         except InferenceFailed as error:
             if all(spec.shape is not None and None not in spec.shape for spec in self.ports.inputs):
                 raise ModelRefused(f"the model does not run: {error}") from error
             log.warning("not rehearsed", reason=str(error), **names_of(self.version))
 
-    def _run(self, inputs: Arrays, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    def _run_alone(self, inputs: Arrays) -> None:
+        self._run({name: Stack.of([array]) for name, array in inputs.items()}, self._outputs)
+
+    def _run(self, inputs: Mapping[str, Stack], names: Sequence[str]) -> dict[str, NDArray[Any]]:
         session = self._session
         if session is None:
             raise RuntimeError("the model is closed")
@@ -187,23 +199,21 @@ class LoadedModel:
         try:
             if bound is not None:
                 return bound.run(names, feeds)
-            return dict(zip(names, session.run(names, feeds), strict=True))
+            joined = {name: stack.joined() for name, stack in feeds.items()}
+            return dict(zip(names, session.run(names, joined), strict=True))
         except ORT_ERRORS as error:
             raise InferenceFailed(explain(error)) from error
 
-    def _join(self, parts: Sequence[Arrays]) -> Arrays:
+    def _stacks(self, parts: Sequence[Arrays]) -> dict[str, Stack]:
         """All rows of each input; those that only fill a batch up are zeros."""
-        rows = self._rows(parts)
-        if len(parts) == 1 and rows == len(next(iter(parts[0].values()))):
-            return parts[0]
-        joined = {name: [part[name] for part in parts] for name in parts[0]}
-        return {name: _stack(arrays, rows) for name, arrays in joined.items()}
-
-    def _rows(self, parts: Sequence[Arrays]) -> int:
-        """How many rows to run for `parts`: a fixed batch's, or on a device one of the sizes that were rehearsed."""
         given = sum(len(next(iter(part.values()))) for part in parts)
+        missing = self._rows(given, frames=self.frames_input in parts[0]) - given
+        return {name: Stack.of([part[name] for part in parts], missing) for name in parts[0]}
+
+    def _rows(self, given: int, *, frames: bool) -> int:
+        """How many rows to run for `given` ones: a fixed batch's, or on a device one of the sizes it prepared for."""
         if self.batch is not None:
-            return self.batch if self.frames_input in parts[0] else given
+            return self.batch if frames else given
         return self._sizes.rows(given)
 
 
@@ -213,11 +223,10 @@ def _larger_sizes(max_batch: int) -> list[int]:
     return [*powers, max_batch] if max_batch > 1 else []
 
 
-def _stack(arrays: Sequence[NDArray[Any]], rows: int) -> NDArray[Any]:
-    """`arrays` one below the other, and zeros up to `rows`."""
-    missing = rows - sum(map(len, arrays))
-    filling = [np.zeros((missing, *arrays[0].shape[1:]), arrays[0].dtype)] if missing > 0 else []
-    return np.concatenate([*arrays, *filling])
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    """What `work` gives, and how many seconds it took."""
+    start = perf_counter()
+    return work(), perf_counter() - start
 
 
 def _same(one: Found, other: Found) -> bool:

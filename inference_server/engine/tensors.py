@@ -12,9 +12,8 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from inference_server.detection import GraphSignature, PictureInput, TensorSpec
 from inference_server.engine.preprocessing import Entries
+from inference_server.engine.stacks import Stack
 from inference_server.errors import InvalidField
-
-Tensors = Mapping[str, NDArray[Any]]
 
 WIDENED = "videoai_widened"
 SWITCH_ON = np.array(True)  # noqa: FBT003 - an array's value
@@ -44,12 +43,12 @@ class Ports:
             expected = f"{known}, or {self.frames.name} alone" if self.frames is not None else known
             raise InvalidField("inputs", f"{expected}, got {' and '.join(sorted(names)) or 'none'}")
 
-    def feed(self, tensors: Tensors) -> Tensors:
-        """What to give the session for `tensors` whose names were checked."""
-        if self.entries is None or self.nothing is None or self.entries.frames in tensors:
-            return tensors
-        fed = {self.entries.exported[name]: array for name, array in tensors.items()}
-        return {self.entries.frames: self.nothing, self.entries.switch: SWITCH_ON, **fed}
+    def feed(self, stacks: Mapping[str, Stack]) -> Mapping[str, Stack]:
+        """What to give the session for tensors whose names were checked."""
+        if self.entries is None or self.nothing is None or self.entries.frames in stacks:
+            return stacks
+        fed = {self.entries.exported[name]: stack for name, stack in stacks.items()}
+        return {self.entries.frames: Stack.of([self.nothing]), self.entries.switch: Stack.of([SWITCH_ON]), **fed}
 
 
 def ports_of(signature: GraphSignature, picture: PictureInput | None, entries: Entries | None) -> Ports:

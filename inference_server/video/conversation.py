@@ -13,7 +13,7 @@ from inference_server.detection.geometry import Layout
 from inference_server.errors import DecoderFailed, VideoError, VideoLimitExceeded
 from inference_server.video import memory, wire
 from inference_server.video.channel import Channel
-from inference_server.video.memory import FrameMemory, frame_bytes
+from inference_server.video.memory import FrameMemory, Pin, frame_bytes
 from inference_server.video.processes import DecoderProcess, describe
 from inference_server.video.settings import DecoderSettings
 from inference_server.video.values import Target
@@ -145,8 +145,8 @@ class Conversation:
         task.add_done_callback(self._tasks.discard)
 
 
-def share(layout: Layout, slots: int) -> tuple[int, FrameMemory]:
+def share(layout: Layout, slots: int, pin: Pin | None = None) -> tuple[int, FrameMemory]:
     """Make memory for `slots` frames of `layout`: its descriptor, which the caller closes, and the server's view."""
     size = frame_bytes(layout)
     fd = memory.create(slots * size)
-    return fd, FrameMemory(fd, slots, size, writable=False)
+    return fd, FrameMemory(fd, slots, size, writable=False, pin=pin)

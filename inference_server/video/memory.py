@@ -6,12 +6,17 @@ import fcntl
 import mmap
 import os
 import tempfile
+import weakref
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference_server.detection.geometry import Layout
 from inference_server.video.wire import ProtocolError
+
+# Makes memory such that a device reads it by itself; what it returns ends that, before the memory is unmapped.
+Pin = Callable[[NDArray[np.uint8]], Callable[[], None]]
 
 
 def frame_bytes(layout: Layout) -> int:
@@ -34,18 +39,20 @@ def create(size: int) -> int:
 class FrameMemory:
     """`slots` slots of `slot_bytes` bytes behind the descriptor `fd`; mapped as long as there is a view of it."""
 
-    def __init__(self, fd: int, slots: int, slot_bytes: int, *, writable: bool) -> None:
+    def __init__(self, fd: int, slots: int, slot_bytes: int, *, writable: bool, pin: Pin | None = None) -> None:
         self.slots = slots
         self.slot_bytes = slot_bytes
         access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
         self._taken: set[int] = set()
-        self._map = mmap.mmap(fd, slots * slot_bytes, access=access)
+        self._pixels = np.frombuffer(mmap.mmap(fd, slots * slot_bytes, access=access), np.uint8)
+        if pin is not None:
+            # All views stand on this array, and it on the mapping: it goes after the views, and before the mapping.
+            weakref.finalize(self._pixels, pin(self._pixels)).atexit = False
 
     def view(self, slot: int, layout: Layout) -> NDArray[np.uint8]:
         """The picture in `slot`: uint8 (height, width, 3)."""
-        count = frame_bytes(layout)
-        flat = np.frombuffer(self._map, np.uint8, count, offset=slot * self.slot_bytes)
-        return flat.reshape(layout.height, layout.width, 3)
+        first = slot * self.slot_bytes
+        return self._pixels[first : first + frame_bytes(layout)].reshape(layout.height, layout.width, 3)
 
     def take(self, slot: int) -> None:
         """The server holds `slot` from now on. Raises ProtocolError if it does already."""

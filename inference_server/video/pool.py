@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 from inference_server.detection.geometry import Layout
+from inference_server.video.memory import Pin
 from inference_server.video.pictures import PictureJob
 from inference_server.video.processes import Nursery
 from inference_server.video.settings import DecoderSettings
@@ -18,9 +19,16 @@ class DecoderPool:
     """Gives every video, and every set of pictures, a process of its own. Use as an async context manager."""
 
     def __init__(
-        self, settings: DecoderSettings | None = None, on_ready: Callable[[Collection[str]], None] = lambda _: None
+        self,
+        settings: DecoderSettings | None = None,
+        on_ready: Callable[[Collection[str]], None] = lambda _: None,
+        pin: Pin | None = None,
     ) -> None:
-        """`on_ready` is told which layers of the sandbox decoders are in, whenever a process to fork from is ready."""
+        """`on_ready` is told which layers of the sandbox decoders are in, whenever a process to fork from is ready.
+
+        `pin` is for the memory of streams; that of pictures is used once, and would cost more than it brings.
+        """
+        self._pin = pin
         self._settings = settings or DecoderSettings()
         self._nursery = Nursery(self._settings.decode_timeout_seconds, on_ready)
 
@@ -37,7 +45,7 @@ class DecoderPool:
 
         The decoder gets a descriptor of its own; the caller closes the one in `file`.
         """
-        return DecodedStream(self._nursery.fork(), request, target, self._settings, file)
+        return DecodedStream(self._nursery.fork(), request, target, self._settings, file, self._pin)
 
     @asynccontextmanager
     async def prepare_pictures(self, pictures: Sequence[Picture], layout: Layout) -> AsyncIterator[list[PreparedFrame]]:

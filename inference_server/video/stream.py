@@ -13,7 +13,7 @@ from typing import Any, Self
 from inference_server.errors import CorruptVideo, VideoError
 from inference_server.video import wire
 from inference_server.video.conversation import Conversation, share
-from inference_server.video.memory import FrameMemory, frame_bytes
+from inference_server.video.memory import FrameMemory, Pin, frame_bytes
 from inference_server.video.processes import DecoderProcess
 from inference_server.video.settings import DecoderSettings
 from inference_server.video.values import (
@@ -43,9 +43,11 @@ class DecodedStream:
         target: Target,
         settings: DecoderSettings,
         file: OpenedFile | None = None,
+        pin: Pin | None = None,
     ) -> None:
         self.summary = VideoSummary()
         self._process = process
+        self._pin = pin
         self._bytes_received = file.size if file else 0
         # More than one slot would let frames wait that are not the newest.
         self._slots = 1 if request.latest else settings.slots
@@ -123,7 +125,7 @@ class DecodedStream:
         """Send the target, with new memory unless its frames fit into `memory`."""
         fd = None
         if memory is None or frame_bytes(target.layout) > memory.slot_bytes:
-            fd, memory = share(target.layout, self._slots)
+            fd, memory = share(target.layout, self._slots, self._pin)
         self._aims[target.generation] = target, memory
         self._generation = target.generation
         self._decoder.send_target(target, memory.slots, memory.slot_bytes, fd)

@@ -5,6 +5,7 @@ import pytest
 
 from inference_server.engine.binding import SHAPES, BoundSession, can_be_bound
 from inference_server.engine.sizes import BatchSizes
+from inference_server.engine.stacks import Stack
 
 
 def noise(count, seed=0):
@@ -16,7 +17,9 @@ def padded(loaded, small_detector):
     """A model that runs as it would on a device: bound, in a few sizes of batch."""
     model = loaded(small_detector(batch="batch"), max_batch=8)
     model._bound = BoundSession(model._session, "cpu", 0)
-    model._sizes = BatchSizes([1, 2, 4, 8], patience=1)
+    model._sizes = BatchSizes([1, 2, 4, 8])
+    for size in (1, 2, 4, 8):
+        model._sizes.learn(size, float(size), 0.0)
     return model
 
 
@@ -35,7 +38,7 @@ def test_batches_are_filled_up_to_a_size_that_was_rehearsed(padded, monkeypatch,
     monkeypatch.setattr(padded._bound, "run", lambda names, inputs: ran.append(inputs["frames"]) or run(names, inputs))
     outputs = padded.run_rows([{"frames": frame[None]} for frame in noise(count)])
     assert ran[0].shape[0] == outputs["output0"].shape[0] == size
-    assert not ran[0][count:].any()
+    assert not ran[0].joined()[count:].any()
 
 
 def test_outputs_of_an_earlier_run_stay_as_they_are(padded):
@@ -50,7 +53,7 @@ def test_buffers_are_used_again_and_bounded(padded):
         padded.run_rows([{"frames": noise(2)}])
     assert len(padded._bound._buffers) == 1
     for height in range(SHAPES + 5):
-        padded._bound._on_device("frames", np.zeros((1, height + 1), np.uint8))
+        padded._bound._on_device("frames", Stack.of([np.zeros((1, height + 1), np.uint8)]))
     assert len(padded._bound._buffers) == SHAPES
 
 
@@ -59,4 +62,4 @@ def test_buffers_are_used_again_and_bounded(padded):
     [(np.zeros(1, np.float16), True), (np.zeros(0), False), (np.array([b"text"], object), False)],
 )
 def test_what_is_no_number_or_empty_is_not_bound(array, bound):
-    assert can_be_bound({"x": array}) == bound
+    assert can_be_bound({"x": Stack.of([array])}) == bound

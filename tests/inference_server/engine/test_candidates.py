@@ -9,7 +9,7 @@ from onnx import TensorProto, checker, helper
 from inference_server.detection import AnchorRows, Options, place
 from inference_server.engine import Device, ModelVersion, load
 from inference_server.engine.binding import BoundSession
-from inference_server.engine.candidates import COLUMNS, OUTPUTS, add_candidates, passing
+from inference_server.engine.candidates import OUTPUTS, add_candidates, passing
 
 CLASSES, EXTRAS, COUNT = 5, 3, 90
 HEAD = AnchorRows("output0", CLASSES, EXTRAS)

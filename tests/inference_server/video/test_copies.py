@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -85,3 +86,23 @@ def test_what_libswscale_wrote_goes_into_the_slot_by_one_copy(pix_fmt: str, plan
     into = memory.view(0, layout)
     assert preparer.prepare(frame, Pose(), layout, 0, into) == (128, 128)
     assert not into.flags.owndata
+
+
+def test_memory_stays_pinned_as_long_as_there_is_a_view_of_it() -> None:
+    layout, pinned = Layout(16, 16), []
+
+    def pin(memory: np.ndarray[Any, Any]) -> Any:
+        pinned.append((memory.ctypes.data, memory.nbytes))
+        return lambda: pinned.append(bytes(ctypes.string_at(address, 3)))  # it is still mapped
+
+    fd = create(2 * frame_bytes(layout))
+    memory = FrameMemory(fd, 2, frame_bytes(layout), writable=True, pin=pin)
+    view = memory.view(1, layout)
+    view[0, 0] = 1, 2, 3
+    address = view.ctypes.data
+    assert pinned == [(address - frame_bytes(layout), 2 * frame_bytes(layout))]
+    row = view[0]
+    del memory, view
+    assert len(pinned) == 1
+    del row
+    assert pinned[1:] == [b"\1\2\3"]
