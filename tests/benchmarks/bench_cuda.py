@@ -1,10 +1,11 @@
 """A YOLOv8n-sized fp16 graph on CUDA: our path against the bare session with bound device memory.
 
-python tests/benchmarks/bench_cuda.py [--seconds 3] [--device cpu]
+python tests/benchmarks/bench_cuda.py [--seconds 3] [--rounds 5] [--batches 1 8 32] [--device cpu]
 
 For batches of 1, 8 and 32: frames a second of the bare session that finds its input on the device and leaves its output
-there; of `LoadedModel` given frames in the host's memory; and of the batcher with so many callers. With --device cpu
-it is a dry run of the same code, fp32 and small, that shows nothing but that it runs.
+there; of `LoadedModel` given frames in the host's memory, pinned as that of streams is and as it comes; and of the
+batcher with so many callers, whose frames are pinned. With --device cpu it is a dry run of the same code, fp32 and
+small, that shows nothing but that it runs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -21,11 +22,11 @@ from time import perf_counter
 import numpy as np
 import onnxruntime
 import yolo_sized
-from report import ROUNDS, Row, in_pairs, report
+from report import ROUNDS, Row, in_pairs, report, shown
 
 from inference_server.batcher import Batcher
 from inference_server.detection import place
-from inference_server.engine import Device, LoadedModel, ModelVersion, choose_device, load
+from inference_server.engine import Device, LoadedModel, ModelVersion, choose_device, load, pinning
 from inference_server.errors import DeviceUnavailable
 from inference_server.fair_queue import Turn
 
@@ -80,43 +81,50 @@ async def through_batcher(model: LoadedModel, frames: np.ndarray, seconds: float
         return count / (perf_counter() - start)
 
 
-def rows_for(path: Path, device: Device, batch: int, seconds: float) -> list[Row]:
+def rows_for(path: Path, device: Device, batch: int, options: argparse.Namespace) -> Iterator[Row]:
     model = load(ModelVersion("yolo", 1, path), device, max_batch=batch)
     frames = np.random.default_rng(0).integers(0, 256, (batch, model.layout.height, model.layout.width, 3), np.uint8)
-    inputs = [{model.frames_input: frame[None]} for frame in frames]
+    pinned = frames.copy()
+    pin = pinning(device)
+    unpin = pin(pinned.reshape(-1)) if pin is not None else lambda: None
     bare = Bare(model, device, batch)
 
-    def ours() -> int:
-        model.run_rows(inputs, model.read_outputs)
-        return batch
+    def direct(frames: np.ndarray) -> float:
+        inputs = [{model.frames_input: frame[None]} for frame in frames]
+        return frames_per_second(lambda: len(model.run_rows(inputs, model.read_outputs)) and batch, options.seconds)
 
-    direct, batched = [], []
-    for _ in range(ROUNDS + 1):
-        reference = frames_per_second(bare, seconds)
-        direct.append((frames_per_second(ours, seconds), reference))
-        batched.append((asyncio.run(through_batcher(model, frames, seconds)), reference))
+    measured: dict[str, Callable[[], float]] = {
+        "LoadedModel, pinned frames": lambda: direct(pinned),
+        "LoadedModel, frames as they come": lambda: direct(frames),
+        "batcher with boxes read, pinned frames": lambda: asyncio.run(through_batcher(model, pinned, options.seconds)),
+    }
+    pairs: dict[str, list[tuple[float, float]]] = {what: [] for what in measured}
+    for _ in range(options.rounds + 1):
+        reference = frames_per_second(bare, options.seconds)
+        for what, measure in measured.items():
+            pairs[what].append((measure(), reference))
+    unpin()
     model.close()
-    against = "bare session, bound device memory"
-    return [
-        in_pairs(f"LoadedModel from host memory, batch {batch}", against, "frames/s", direct[1:]),
-        in_pairs(f"batcher with boxes read, batch {batch}", against, "frames/s", batched[1:]),
-    ]
+    for what, seen in pairs.items():
+        yield in_pairs(f"{what}, batch {batch}", "bare session, bound device memory", "frames/s", seen[1:])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, default=3, help="of each measurement")
-    arguments = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="after one to warm up")
+    parser.add_argument("--batches", type=int, nargs="*", default=BATCHES)
+    options = parser.parse_args()
     try:
-        device = choose_device(arguments.device)
+        device = choose_device(options.device)
     except DeviceUnavailable as error:
         print(f"left out: {error}")
         return
     dry = device.kind == "cpu"
     with tempfile.TemporaryDirectory() as folder:
         path = yolo_sized.write(Path(folder) / "yolo.onnx", fp16=not dry, size=64 if dry else 640)
-        rows = [row for batch in BATCHES for row in rows_for(path, device, batch, arguments.seconds)]
+        rows = shown(row for batch in options.batches for row in rows_for(path, device, batch, options))
     report(f"cuda-dry-on-{device.kind}" if dry else "cuda", rows, {"device": str(device), "fp16": not dry})
 
 

@@ -1,6 +1,6 @@
 """AnalyzeVideo and ModelInfer with a YOLOv8n-sized fp16 graph on CUDA, the servers as real processes.
 
-python tests/benchmarks/bench_cuda_video.py [--device cpu]
+python tests/benchmarks/bench_cuda_video.py [--streams 1 8 32] [--frames 1 8 32] [--rounds 5] [--device cpu]
 
 AnalyzeVideo of 1, 8 and 32 streams of 720p against the decoder alone: the same decoders, told to prepare for the same
 model, their frames given back unread. ModelInfer of 1, 8 and 32 frames of bytes against the session in this process
@@ -14,7 +14,7 @@ import asyncio
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 
@@ -28,7 +28,7 @@ from videoai.open_inference.v2 import open_inference_pb2_grpc
 sys.path.insert(0, str(Path(__file__).parent.parent / "end_to_end"))
 
 from harness import NAME, Pair
-from report import Row, compare, report
+from report import ROUNDS, Row, compare, report, shown
 
 from inference_server.detection import Layout
 from inference_server.engine import LoadedModel, ModelVersion, choose_device, load
@@ -87,7 +87,7 @@ def inferred(address: str, frames: np.ndarray) -> float:
 
 def bare(model: LoadedModel, frames: np.ndarray) -> float:
     def run() -> None:
-        model.run_rows([{model.frames_input: frames}], model.outputs)
+        model.run_rows([{model.frames_input: frames}])
 
     return per_second(run, len(frames))
 
@@ -99,38 +99,38 @@ def per_second(work: Callable[[], object], frames: int) -> float:
     return REQUESTS * frames / (perf_counter() - start)
 
 
-def rows(pair: Pair, address: str, video: Path, model: LoadedModel) -> list[Row]:
+def rows(pair: Pair, address: str, video: Path, model: LoadedModel, options: argparse.Namespace) -> Iterator[Row]:
     content, layout = video.read_bytes(), model.layout
-    found = [
-        compare(
+    for count in options.streams:
+        yield compare(
             f"AnalyzeVideo, {count} streams, 720p",
             lambda count=count: served(pair, video, count),
             "their decoders alone",
             lambda count=count: asyncio.run(decoded(content, layout, count)),
             "frames/s",
+            options.rounds,
         )
-        for count in COUNTS
-    ]
     random = np.random.default_rng(0)
-    for count in COUNTS:
+    for count in options.frames:
         frames = random.integers(0, 256, (count, layout.height, layout.width, 3), np.uint8)
-        found.append(
-            compare(
-                f"ModelInfer, {count} frames a request",
-                lambda frames=frames: inferred(address, frames),
-                "the session, bytes in this process",
-                lambda frames=frames: bare(model, frames),
-                "frames/s",
-            )
+        yield compare(
+            f"ModelInfer, {count} frames a request",
+            lambda frames=frames: inferred(address, frames),
+            "the session, bytes in this process",
+            lambda frames=frames: bare(model, frames),
+            "frames/s",
+            options.rounds,
         )
-    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda")
-    device = parser.parse_args().device
-    dry = device == "cpu"
+    parser.add_argument("--streams", type=int, nargs="*", default=COUNTS, help="at once, of AnalyzeVideo")
+    parser.add_argument("--frames", type=int, nargs="*", default=COUNTS, help="in a request of ModelInfer")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="after one to warm up")
+    options = parser.parse_args()
+    dry = options.device == "cpu"
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         (root / "models").mkdir()
@@ -142,12 +142,11 @@ def main() -> None:
             pair.start_registry()
             pair.register(path, 1)
             pair.activate(1)
-            server = pair.start_inference("--max-batch", str(max(COUNTS)), device=device)
+            server = pair.start_inference("--max-batch", str(max(COUNTS)), device=options.device)
             running = pair.wait_until_running(1)
-            model = load(ModelVersion(NAME, 1, path), choose_device(device), max_batch=max(COUNTS))
-            report(
-                f"cuda-video{'-dry' * dry}", rows(pair, server.address, video, model), {"provider": running.provider}
-            )
+            model = load(ModelVersion(NAME, 1, path), choose_device(options.device), max_batch=max(COUNTS))
+            seen = shown(rows(pair, server.address, video, model, options))
+            report(f"cuda-video{'-dry' * dry}", seen, {"provider": running.provider})
         finally:
             pair.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -40,9 +40,16 @@ def machine() -> str:
     return f"{model}, {cpus} CPUs in use, Python {platform.python_version()}"
 
 
-def compare(what: str, measured: Callable[[], float], against: str, reference: Callable[[], float], unit: str) -> Row:
-    """Run both in turn, ROUNDS times after one round to warm up, and take medians."""
-    return in_pairs(what, against, unit, [(measured(), reference()) for _ in range(ROUNDS + 1)][1:])
+def compare(
+    what: str,
+    measured: Callable[[], float],
+    against: str,
+    reference: Callable[[], float],
+    unit: str,
+    rounds: int = ROUNDS,
+) -> Row:
+    """Run both in turn, `rounds` times after one round to warm up, and take medians."""
+    return in_pairs(what, against, unit, [(measured(), reference()) for _ in range(rounds + 1)][1:])
 
 
 def in_pairs(what: str, against: str, unit: str, pairs: Sequence[tuple[float, float]]) -> Row:
@@ -61,6 +68,18 @@ def rate(work: Callable[[], int]) -> float:
     """How many per second `work` gets done; it returns how many it did."""
     start = perf_counter()
     return work() / (perf_counter() - start)
+
+
+def shown(rows: Iterable[Row]) -> list[Row]:
+    """All of them, each told in a line as it comes: for benchmarks that may be stopped before they end."""
+    told = []
+    for row in rows:
+        print(
+            f"{row.what}: {row.measured:.1f} {row.unit}, {row.against}: {row.reference:.1f} ({row.ratio:.2f})",
+            flush=True,
+        )
+        told.append(row)
+    return told
 
 
 def report(name: str, rows: Sequence[Row], notes: Mapping[str, object] | None = None) -> None:
