@@ -84,8 +84,8 @@ class Batcher:
     """Runs what all callers ask of one loaded version.
 
     It never waits for a batch to fill: whenever the session is free it takes what is queued, as `FairQueue` orders it,
-    up to the version's `max_batch` rows. A thread takes the next batch itself, without asking the event loop. At most
-    `max_queue` rows wait. What is given up, by its caller or for its deadline, leaves the queue at once.
+    up to as many rows as the version has `room` for. A thread takes the next batch itself, without asking the event
+    loop. At most `max_queue` rows wait. What is given up, by its caller or for its deadline, leaves the queue at once.
 
     `turns` is held while the session runs, so that the versions of one model take turns; with two threads in `executor`
     one reads the outputs of a batch while the other runs the next.
@@ -229,8 +229,8 @@ class Batcher:
         self._loop.call_soon_threadsafe(_settle, batch.read(self._model, self._metrics))
 
     def _take(self) -> _Batch:
-        batch = _Batch(self._model.max_batch)
         with self._lock:
+            batch = _Batch(self._model.room(self._queue.size))
             for job in self._queue.take(batch.takes):
                 self._count(job, -1)
         return batch

@@ -85,6 +85,10 @@ class LoadedModel:
             raise TensorsOnly(f"{self.version.model_name} version {self.version.version}")
         return self.family.picture.layout
 
+    def room(self, waiting: int) -> int:
+        """How many rows the next batch should have at most, where so many wait."""
+        return self.max_batch if self.batch is not None else self._sizes.room(waiting) or self.max_batch
+
     def run(self, frames: Sequence[Frame]) -> list[Outputs]:
         """Each frame's outputs by name, without the batch dimension. Blocks; may be called from several threads.
 

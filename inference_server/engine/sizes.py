@@ -10,10 +10,9 @@ class BatchSizes:
     """Keeps to one size for as long as that serves.
 
     cuDNN plans every convolution anew for a batch that differs in size from the one before it, which takes as long as
-    dozens of batches. So batches are filled up to the size that is in use. A larger one is taken when a batch does not
-    fit, a smaller one when what the batches that would have fitted it, in a row, lost by being filled up is as much as
-    a change costs. `sizes` is in ascending order, and may be empty: then nothing is filled up. May be asked from
-    several threads.
+    dozens of batches. So batches are filled up to the size that is in use, and what does not fit into it waits for the
+    next one, until what has been lost by this is more than a change costs. `sizes` is in ascending order, and may be
+    empty: then nothing is filled up. May be asked from several threads.
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:
@@ -32,31 +31,39 @@ class BatchSizes:
     def learn(self, size: int, seconds: float, change_seconds: float) -> None:
         """A batch of `size` takes so long, and so much longer if the one before it had another size.
 
-        What was never learnt is taken to cost nothing: batches then stay as large as they are.
+        What was never learnt is taken to cost nothing: the size then stays what it is.
         """
         self._seconds[size] = seconds
-        self._change_seconds = max(self._change_seconds, change_seconds)
+        self._change_seconds = change_seconds
 
     def limit(self, most: int) -> None:
         """Use no size above `most`."""
         self._sizes = [size for size in self._sizes if size <= most]
-        self._used = self._sizes[-1] if self._sizes else 0
+        self._use(self._sizes[-1] if self._sizes else 0)
 
-    def rows(self, given: int) -> int:
-        """How many rows to run where there are `given` ones: as many, where they exceed every size."""
-        fitting = next((size for size in self._sizes if size >= given), given)
-        if not self._sizes or fitting > self._sizes[-1]:
-            return given
+    def room(self, waiting: int) -> int:
+        """How many rows to take of so many that wait; 0 where that is not for this to say."""
         with self._lock:
-            self._use(max(fitting, self._used))
-            self._regret(fitting)
+            if self._sizes and waiting:
+                self._regret(waiting)
             return self._used
 
-    def _regret(self, fitting: int) -> None:
-        """Add to what was lost by not having used each smaller size, and use the one that would have saved most."""
+    def rows(self, given: int) -> int:
+        """How many rows to run where there are `given` ones, which cannot be parted: as many, or a size that fits."""
+        with self._lock:
+            if given <= self._used:
+                return self._used
+            fitting = next((size for size in self._sizes if size >= given), None)
+            if fitting is not None:
+                self._use(fitting)
+            return fitting or given
+
+    def _regret(self, waiting: int) -> None:
+        """Add to what was lost by not using each other size, and use the one that would have saved most."""
+        done = min(waiting, self._used)
         for size in self._sizes:
-            saved = self._seconds[self._used] - self._seconds[size]
-            self._lost[size] = self._lost[size] + saved if fitting <= size < self._used else 0.0
+            other = self._seconds[size] * done / min(waiting, size)
+            self._lost[size] = max(0.0, self._lost[size] + self._seconds[self._used] - other)
         best = max(self._sizes, key=self._lost.__getitem__)
         if self._lost[best] > self._change_seconds:
             self._use(best)

@@ -4,7 +4,7 @@ python tests/benchmarks/bench_cuda_video.py [--streams 1 8 32] [--frames 1 8 32]
 
 AnalyzeVideo of 1, 8 and 32 streams of 720p against the decoder alone: the same decoders, told to prepare for the same
 model, their frames given back unread. ModelInfer of 1, 8 and 32 frames of bytes against the session in this process
-that is given the same bytes. With --device cpu it is a dry run, small, that shows nothing but that it runs.
+that is given the same bytes, both beyond their first batches, in which they settle on a size. With --device cpu it is a dry run, small, that shows nothing but that it runs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -35,7 +36,7 @@ from inference_server.engine import LoadedModel, ModelVersion, choose_device, lo
 from inference_server.video import DecoderPool, StreamRequest, Target
 
 COUNTS = (1, 8, 32)
-REQUESTS = 20
+REQUESTS = 60
 
 
 def served(pair: Pair, video: Path, streams: int) -> float:
@@ -71,6 +72,7 @@ async def decoded(video: bytes, layout: Layout, streams: int) -> float:
         return count
 
     async with DecoderPool() as pool:
+        await one(pool)  # so that the process that decoders are forked from is up, as the server's is
         start = perf_counter()
         counts = await asyncio.gather(*(one(pool) for _ in range(streams)))
         return sum(counts) / (perf_counter() - start)
@@ -99,8 +101,10 @@ def per_second(work: Callable[[], object], frames: int) -> float:
     return REQUESTS * frames / (perf_counter() - start)
 
 
-def rows(pair: Pair, address: str, video: Path, model: LoadedModel, options: argparse.Namespace) -> Iterator[Row]:
-    content, layout = video.read_bytes(), model.layout
+def rows(
+    pair: Pair, address: str, video: Path, loaded: Callable[..., LoadedModel], options: argparse.Namespace
+) -> Iterator[Row]:
+    content, layout = video.read_bytes(), loaded().layout
     for count in options.streams:
         yield compare(
             f"AnalyzeVideo, {count} streams, 720p",
@@ -113,11 +117,12 @@ def rows(pair: Pair, address: str, video: Path, model: LoadedModel, options: arg
     random = np.random.default_rng(0)
     for count in options.frames:
         frames = random.integers(0, 256, (count, layout.height, layout.width, 3), np.uint8)
+        model = loaded(max_batch=count)
         yield compare(
             f"ModelInfer, {count} frames a request",
             lambda frames=frames: inferred(address, frames),
             "the session, bytes in this process",
-            lambda frames=frames: bare(model, frames),
+            lambda model=model, frames=frames: bare(model, frames),
             "frames/s",
             options.rounds,
         )
@@ -144,8 +149,8 @@ def main() -> None:
             pair.activate(1)
             server = pair.start_inference("--max-batch", str(max(COUNTS)), device=options.device)
             running = pair.wait_until_running(1)
-            model = load(ModelVersion(NAME, 1, path), choose_device(options.device), max_batch=max(COUNTS))
-            seen = shown(rows(pair, server.address, video, model, options))
+            version, device = ModelVersion(NAME, 1, path), choose_device(options.device)
+            seen = shown(rows(pair, server.address, video, partial(load, version, device), options))
             report(f"cuda-video{'-dry' * dry}", seen, {"provider": running.provider})
         finally:
             pair.close()

@@ -54,6 +54,9 @@ class FakeModel:
         self.may_run.set()
         self.entered = threading.Semaphore(0)
 
+    def room(self, waiting):
+        return self.max_batch
+
     def run_rows(self, parts, names=None):
         assert not self.closed
         self.entered.release()

@@ -34,6 +34,7 @@ def test_bound_runs_answer_as_others_do(loaded, small_detector, padded, count):
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8)])
 def test_batches_are_filled_up_to_a_size_that_was_rehearsed(padded, monkeypatch, count, size):
+    assert padded.room(1) == 1
     ran, run = [], padded._bound.run
     monkeypatch.setattr(padded._bound, "run", lambda names, inputs: ran.append(inputs["frames"]) or run(names, inputs))
     outputs = padded.run_rows([{"frames": frame[None]} for frame in noise(count)])
