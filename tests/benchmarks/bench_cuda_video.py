@@ -4,7 +4,8 @@ python tests/benchmarks/bench_cuda_video.py [--streams 1 8 32] [--frames 1 8 32]
 
 AnalyzeVideo of 1, 8 and 32 streams of 720p against the decoder alone: the same decoders, told to prepare for the same
 model, their frames given back unread. ModelInfer of 1, 8 and 32 frames of bytes against the session in this process
-that is given the same bytes, both beyond their first batches, in which they settle on a size. With --device cpu it is a dry run, small, that shows nothing but that it runs.
+that is given the same bytes. The first round is not counted: in it the server settles on a size of batch. With
+--device cpu it is a dry run, small, that shows nothing but that it runs.
 """
 
 from __future__ import annotations
