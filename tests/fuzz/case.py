@@ -96,7 +96,8 @@ class Case:
             status = LOST
         outcome.status, outcome.message = status, message
         outcome.method = method or outcome.method
-        target.ledger.saw(outcome.method, "" if status == LOST or self.cancelled else status)
+        hidden = self.cancelled or status in (LOST, "DEADLINE_EXCEEDED")  # the last by the caller's own clock
+        target.ledger.saw(outcome.method, "" if hidden else status)
 
 
 def choose_config(rng: random.Random, model: str) -> pb.AnalyzeConfig:

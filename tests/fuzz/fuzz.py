@@ -31,7 +31,7 @@ import corpus
 import grpc
 import psutil
 from case import Case, Target
-from census import Holdings, Memory, leaks, settled
+from census import Holdings, Memory, leaks, open_descriptors, settled
 from control import METHOD, Control
 from harness import NAME
 from hosts import Host
@@ -82,7 +82,6 @@ class Fuzzer:
         self.control = Control(targets.pop())
         await self.control.first()
         await self._corpus_is_sound(targets[0])
-        await asyncio.to_thread(self._server.register_memories)
         before = await asyncio.to_thread(settled, self._server.holdings)
         began = monotonic()
         rest = itertools.takewhile(lambda _: monotonic() - began < seconds and self._server.alive, numbers)
@@ -133,9 +132,13 @@ class Fuzzer:
         if not self._server.alive:
             self.run.problems.append(f"the server ended with {self._server.process.popen.returncode}")
             return
-        self._server.register_memories()  # and forget those that cases registered
+        for method in self._server.register_memories():  # and forget those that cases registered
+            self.ledger.saw(method, "OK")
         after = settled(self._server.holdings, before)
-        self.run.problems += [f"leak: {name}: {change}" for name, change in leaks(before, after).items()]
+        if left := leaks(before, after):
+            open_now = ", ".join(open_descriptors(self._server.process.popen.pid))
+            self.run.problems += [f"leak: {name}: {change}" for name, change in left.items()]
+            self.run.problems.append(f"open in the server: {open_now}")
         self.run.server = between(counted, scrape(self._server.metrics))
         self.run.problems += self.ledger.differences(self.run.server)
         memory = Memory(self.run.memory)

@@ -13,6 +13,7 @@ from videoai.open_inference.v2 import open_inference_pb2 as pb
 from videoai.open_inference.v2 import open_inference_pb2_grpc
 
 FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux has POSIX shared memory
+SERVICE = "/inference.GRPCInferenceService"
 SIZE = 64 * 1024
 READ, WRITTEN = "read", "written"
 
@@ -27,12 +28,13 @@ class Memories:
     def key(self, region: str) -> str:
         return f"/{self.prefix}{region}"
 
-    def register(self, stub: open_inference_pb2_grpc.GRPCInferenceServiceStub) -> None:
-        """Let the server know both regions, and no other."""
+    def register(self, stub: open_inference_pb2_grpc.GRPCInferenceServiceStub) -> list[str]:
+        """Let the server know both regions, and no other; the methods that were called."""
         stub.SystemSharedMemoryUnregister(pb.SystemSharedMemoryUnregisterRequest(), timeout=60)
         for name in (READ, WRITTEN):
             request = pb.SystemSharedMemoryRegisterRequest(name=name, key=self.key(name), byte_size=SIZE)
             stub.SystemSharedMemoryRegister(request, timeout=60)
+        return [f"{SERVICE}/SystemSharedMemory{what}" for what in ("Unregister", "Register", "Register")]
 
 
 @contextmanager

@@ -40,9 +40,9 @@ class Server:
         state = self.pair.inference.GetServingState(pb.GetServingStateRequest(), timeout=30)
         return take(self.process.popen.pid, self.spool, state.active_streams)
 
-    def register_memories(self) -> None:
-        """Let it know our shared memory, and no other that a case has registered."""
-        self.memories.register(open_inference_pb2_grpc.GRPCInferenceServiceStub(self.pair.inference_channel))
+    def register_memories(self) -> list[str]:
+        """Let it know our shared memory, and no other that a case has registered; the methods that were called."""
+        return self.memories.register(open_inference_pb2_grpc.GRPCInferenceServiceStub(self.pair.inference_channel))
 
 
 @contextmanager
@@ -60,7 +60,9 @@ def serve(root: Path, memories: Memories, port: int) -> Iterator[Server]:
         )
         for name in (NAME, MIXED):
             pair.wait_until_running(1, name)
-        yield Server(pair, process, eventually(lambda: _metrics(process)), folder, spool, memories)
+        server = Server(pair, process, eventually(lambda: _metrics(process)), folder, spool, memories)
+        server.register_memories()
+        yield server
     finally:
         pair.close()
 

@@ -12,11 +12,10 @@ from google.protobuf.message import Message
 from mixed import MIXED, SoundRequest, sound_request
 from mutations import MUTATIONS
 from oracle import ALLOWED, Outcome
-from shared_memory import WRITTEN, Memories
+from shared_memory import SERVICE, WRITTEN, Memories
 from videoai.inference.v1 import inference_pb2
 from videoai.open_inference.v2 import open_inference_pb2 as pb
 
-SERVICE = "/inference.GRPCInferenceService"
 INFER, STREAM = f"{SERVICE}/ModelInfer", f"{SERVICE}/ModelStreamInfer"
 REFUSED = {"NOT_FOUND", "UNIMPLEMENTED", "FAILED_PRECONDITION", "UNAVAILABLE", "ALREADY_EXISTS"}
 STREAM_SHARE, WIRE_SHARE, SOUND_SHARE = 0.25, 0.3, 0.1
