@@ -40,7 +40,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, codes: Mapping[type[Exception], grpc.StatusCode]) -> None:
-        self._codes = {UnreadableRequest: grpc.StatusCode.INVALID_ARGUMENT, **codes}
+        self._codes: dict[type[Exception], grpc.StatusCode] = {
+            UnreadableRequest: grpc.StatusCode.INVALID_ARGUMENT,
+            **codes,
+        }
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
