@@ -48,11 +48,11 @@ class Case:
         self.number = number
         self.what = ""
         self.inputs: list[bytes] = []
-        self.cancelled = False
+        self.cancelled = self.sound = False
 
     async def run(self, target: Target) -> Outcome:
         """Send it, and judge what comes back."""
-        outcome = Outcome(self.number, self.what, sum(map(len, self.inputs)), kind=self.kind)
+        outcome = Outcome(self.number, self.what, sum(map(len, self.inputs)), kind=self.kind, sound=self.sound)
         began = monotonic()
         try:
             async with asyncio.timeout(2 * LIMIT_SECONDS + 10):

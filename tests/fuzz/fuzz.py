@@ -166,6 +166,7 @@ def report(fuzzer: Fuzzer, seed: int) -> dict[str, Any]:
             for kind in SHARES
             if any(outcome.kind == kind for outcome in run.outcomes)
         },
+        "sound": sum(outcome.sound for outcome in run.outcomes),
         "frames answered": sum(outcome.frames for outcome in run.outcomes),
         "contained": [f"{one.case}: {one.contained} ({one.what})" for one in contained],
         "control": {"videos": fuzzer.control.runs, "frames": fuzzer.control.frames},

@@ -23,18 +23,19 @@ FORBIDDEN_CALL = "SIGSYS"
 class Outcome:
     """How one case ended. `contained`: what became of the decoder process, if it did not end by itself.
 
-    `method`: the last call of the case, as gRPC names it.
+    `method`: the call, as gRPC names it. `sound`: nothing was wrong with what was sent, so it had to be answered.
     """
 
     case: int
     what: str
     size: int
-    kind: str = ""
-    method: str = ""
     status: str = "OK"
     message: str = ""
     seconds: float = 0.0
     frames: int = 0
+    kind: str = ""
+    method: str = ""
+    sound: bool = False
     contained: str = ""
     problems: list[str] = field(default_factory=list)
 

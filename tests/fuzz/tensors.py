@@ -35,6 +35,7 @@ class TensorCase(Case):
         made = [self._make(index) for index in range(count)]
         self._requests = [request for request, _, _ in made]
         self._sound = [sound for _, sound, _ in made]
+        self.sound = not self._streamed and self._sound[0] is not None
         self.what = ("stream: " if self._streamed else "") + "; ".join(what for _, _, what in made)
         self._control = sound_request(self._rng, memories, f"{number}-control")
         self.inputs = self._requests
