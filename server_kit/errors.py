@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, aclosing, closing, nullcontext
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import structlog
 
 from server_kit import metrics, retry
+from server_kit.requests import Requests
 
 log = structlog.get_logger(__name__)
 
@@ -44,23 +45,24 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     def _guard(self, handler: Handler, method: str) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Any]:
         inner: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
+        def taking(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AbstractContextManager[Any]:
+            return closing(Requests(context)) if handler.request_streaming else nullcontext(request)
+
         async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             with metrics.observe_call(method) as outcome:
                 try:
-                    async with _closing(request, streaming=handler.request_streaming) as given:
-                        return await inner(given, context)
+                    with taking(request, context) as taken:
+                        return await inner(taken, context)
                 except Exception as error:  # noqa: BLE001 - the one place that turns any error into a status
                     await self._abort(error, method, context, outcome)
 
         async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncGenerator[Any, None]:
             with metrics.observe_call(method) as outcome:
                 try:
-                    async with (
-                        _closing(request, streaming=handler.request_streaming) as given,
-                        aclosing(inner(given, context)) as responses,
-                    ):
-                        async for response in responses:
-                            yield response
+                    with taking(request, context) as taken:
+                        async with aclosing(inner(taken, context)) as responses:
+                            async for response in responses:
+                                yield response
                 except Exception as error:  # noqa: BLE001 - as above
                     await self._abort(error, method, context, outcome)
 
@@ -83,16 +85,6 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         reference = secrets.token_hex(4)
         log.error("call failed", method=method, reference=reference, exc_info=error)
         await context.abort(grpc.StatusCode.INTERNAL, f"internal error, see the server's log (reference {reference})")
-
-
-@asynccontextmanager
-async def _closing(request: Any, *, streaming: bool) -> AsyncIterator[Any]:
-    """grpc.aio never lets go of a call that is aborted before all its requests were read, unless they are closed."""
-    if not streaming:
-        yield request
-        return
-    async with aclosing(aiter(request)) as requests:
-        yield requests
 
 
 def _fitting(details: str) -> str:

@@ -65,7 +65,7 @@ EXCEPTIONS = {("registry_server.onnx_files", "google.protobuf"), ("inference_ser
 
 # The parts of server_kit that are about being a server, which model files are not.
 SERVING = tuple(
-    f"server_kit.{part}" for part in ("app", "background", "errors", "health", "logs", "metrics", "options")
+    f"server_kit.{part}" for part in ("app", "background", "errors", "health", "logs", "metrics", "options", "requests")
 )
 
 # What importing the first must never bring along, however indirectly.
