@@ -12,7 +12,7 @@ import grpc
 import structlog
 
 from server_kit import metrics, retry
-from server_kit.requests import Requests
+from server_kit.requests import Requests, UnreadableRequest, checked, reader
 
 log = structlog.get_logger(__name__)
 
@@ -25,13 +25,18 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs o
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Answers a domain error with the code that `codes` gives its nearest class, and counts every call's outcome.
 
+    Bytes that are no request are INVALID_ARGUMENT; gRPC by itself would say UNKNOWN, and what Python's exception was.
+
     The error's text becomes the status details, and its `retry_after_seconds`, if it has that, a hint in the metadata
     when to try again. Any other exception is logged with its traceback and answered as INTERNAL with an id to look for
     in the log, so that nothing internal reaches the caller.
     """
 
     def __init__(self, codes: Mapping[type[Exception], grpc.StatusCode]) -> None:
-        self._codes = dict(codes)
+        self._codes: dict[type[Exception], grpc.StatusCode] = {
+            UnreadableRequest: grpc.StatusCode.INVALID_ARGUMENT,
+            **codes,
+        }
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
@@ -46,7 +51,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         inner: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
         def taking(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AbstractContextManager[Any]:
-            return closing(Requests(context)) if handler.request_streaming else nullcontext(request)
+            return closing(Requests(context)) if handler.request_streaming else nullcontext(checked(request))
 
         async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             with metrics.observe_call(method) as outcome:
@@ -109,5 +114,5 @@ def _rebuild(handler: Handler, behaviour: Callable[..., Any]) -> Handler:
         (True, True): grpc.stream_stream_rpc_method_handler,
     }
     make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
-    rebuilt: Handler = make(behaviour, handler.request_deserializer, handler.response_serializer)
+    rebuilt: Handler = make(behaviour, reader(handler.request_deserializer), handler.response_serializer)
     return rebuilt

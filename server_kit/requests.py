@@ -1,11 +1,20 @@
-"""The requests of a streaming call."""
+"""What a call brings: bytes that are a request or not, one or a stream of them."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
+
+
+class UnreadableRequest(Exception):  # noqa: N818 - says what it is
+    """The bytes of a request are no message of its type."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"request: expected a message as the .proto describes it, got other bytes: {reason}")
 
 
 class Requests:
@@ -36,11 +45,32 @@ class Requests:
         request = reading.result()
         if request is grpc.aio.EOF:
             raise StopAsyncIteration
-        return request
+        return checked(request)
 
     def close(self) -> None:
         """Begin no more reads: gRPC does not survive one of a call that has ended."""
         self._closed = True
+
+
+def reader(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """The deserializer, giving the error that it raises for bytes that it cannot read: `checked` raises it."""
+    if deserializer is None:
+        return None
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserializer(data)
+        except DecodeError as error:
+            return UnreadableRequest(str(error))
+
+    return read
+
+
+def checked(request: Any) -> Any:
+    """`request`, if `reader` could read it. Raises UnreadableRequest."""
+    if isinstance(request, UnreadableRequest):
+        raise request
+    return request
 
 
 def _look(reading: asyncio.Task[Any]) -> None:

@@ -40,14 +40,14 @@ class Parts:
                 yield piece
 
     def _headers(self) -> bytes | None:
-        head, end, rest = self._waiting.partition(b"\r\n\r\n")
-        if not end:
+        end = self._waiting.find(b"\r\n\r\n")
+        if end < 0:
             if len(self._waiting) > _MOST_HEADERS:
                 raise SourceLost("a part of the response has headers without an end")
             return None
-        length = _LENGTH.search(head)
+        length = _LENGTH.search(self._waiting, 0, end)
         self._left, self._endless = (int(length[1]), False) if length else (None, True)
-        self._waiting = rest
+        del self._waiting[: end + 4]  # what is left is not copied: there may be thousands of small parts
         return b""
 
     def _body(self) -> bytes | None:

@@ -106,16 +106,27 @@ def _array(where: str, tensor: InputTensor, spec: TensorSpec, raw: Buffer | None
     if tensor.datatype != wanted.name:
         known = "" if tensor.datatype in DATATYPES else ", which is no datatype"
         raise InvalidField(f"{where}.datatype", f"{wanted.name} for {spec.name}, got {tensor.datatype[:50]!r}{known}")
-    shape = tuple(tensor.shape)
-    if min(shape, default=0) < 0 or not _fits(shape, spec.shape):
-        raise InvalidField(f"{where}.shape", f"{_shape(spec)} for {spec.name}, got {list(shape)[:50]}")
+    shape = _checked_shape(where, tensor, spec)
     count = math.prod(shape)
     try:
-        if raw is not None:
-            return wanted.from_raw(raw, count).reshape(shape)
-        return _typed(where, tensor, wanted.contents, wanted.name, count).reshape(shape)
+        flat = (
+            _typed(where, tensor, wanted.contents, wanted.name, count) if raw is None else wanted.from_raw(raw, count)
+        )
     except ValueError as error:
         raise InvalidField(f"{where} ({spec.name})", str(error)) from None
+    try:
+        return flat.reshape(shape)
+    except ValueError:  # of no elements, by dimensions that NumPy does not count with
+        raise InvalidField(f"{where}.shape", f"smaller or fewer dimensions, got {list(shape)[:50]}") from None
+
+
+def _checked_shape(where: str, tensor: InputTensor, spec: TensorSpec) -> tuple[int, ...]:
+    shape = tuple(tensor.shape)
+    if min(shape, default=0) < 0:
+        raise InvalidField(f"{where}.shape", f"dimensions of 0 or more, got {list(shape)[:50]}")
+    if not _fits(shape, spec.shape):
+        raise InvalidField(f"{where}.shape", f"{_shape(spec)} for {spec.name}, got {list(shape)[:50]}")
+    return shape
 
 
 def _typed(where: str, tensor: InputTensor, contents: str | None, name: str, count: int) -> NDArray[Any]:

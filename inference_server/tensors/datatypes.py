@@ -30,6 +30,8 @@ class Datatype:
     def from_raw(self, raw: Buffer, count: int) -> NDArray[Any]:
         """`count` elements, flat; numbers stay where they lie. Raises ValueError saying what was expected."""
         if self.item is None:
+            if count * LENGTH.size > len(raw):  # before there is room for what a shape only claims
+                raise ValueError(f"{count} elements, each 4 bytes of its length and its bytes, got {len(raw)} bytes")
             return _strings(_elements(raw, count), count)
         if len(raw) != count * self.item.itemsize:
             raise ValueError(f"{count * self.item.itemsize} bytes for {count} elements of {self.name}, got {len(raw)}")

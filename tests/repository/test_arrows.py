@@ -36,7 +36,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "grpc": (*WIRE, *SERVERS, "server_kit"),
     "grpc_health": ("server_kit",),
     "grpc_reflection": ("server_kit",),
-    "google.protobuf": (*WIRE, *WATCHER, "server_kit.reflection", "server_kit.retry"),
+    "google.protobuf": (*WIRE, *WATCHER, "server_kit.reflection", "server_kit.requests", "server_kit.retry"),
     "google.rpc": ("server_kit.retry",),
     "videoai.registry.v1": (*WIRE, *SERVERS, *WATCHER),
     "videoai.inference.v1": (*WIRE, *SERVERS),

@@ -210,6 +210,21 @@ def test_a_bug_is_logged_and_kept_from_the_caller(server, channel):
     assert reference in log
 
 
+def test_bytes_that_are_no_request_are_a_bad_request(channel):
+    for method in ("grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch"):
+        with pytest.raises(grpc.RpcError) as raised:
+            next(channel.unary_stream(f"/{method}")(b"\xff\xff", timeout=20))
+        assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert raised.value.details().startswith("request: expected a message")
+    requests = [reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString(), b"\xff\xff"]
+    ask = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+    answers = ask(iter(requests), timeout=20)
+    assert next(answers)
+    with pytest.raises(grpc.RpcError) as raised:
+        next(answers)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_what_a_handler_says_itself_stands(channel):
     with pytest.raises(grpc.RpcError) as raised:
         call(channel, b"abort")

@@ -10,6 +10,7 @@ _MOST_HEAD = 16 * 1024
 _MOST_BODY = 256 * 1024
 _PACKET_MARK = ord("$")
 _STATUS = re.compile(r"RTSP/\d\.\d (\d{3})(?: |$)")
+_LENGTH = re.compile(r"[0-9]{1,10}")
 _REQUEST = re.compile(r"[A-Z_]{1,32} \S+ RTSP/\d\.\d")
 
 
@@ -84,7 +85,7 @@ class Incoming:
             return None
         message = _parse(bytes(self._waiting[:end]))
         length = message.get("content-length") or "0"
-        if not (length.isascii() and length.isdigit() and int(length) <= _MOST_BODY):
+        if not (_LENGTH.fullmatch(length) and int(length) <= _MOST_BODY):
             raise Malformed("a body that is too long")
         start, after = end + 4, end + 4 + int(length)
         if len(self._waiting) < after:

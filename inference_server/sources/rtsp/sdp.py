@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 # Payload types that need no description.
 _STATIC = {26: ("JPEG", 90_000)}
 _LONGEST_SIDE = 65_535
+_PAYLOAD_TYPE = re.compile(r"[0-9]{1,3}")
 _RTPMAP = re.compile(r"(\d{1,3})\s+([\w-]+)/(\d{1,9})")
 _NUMBER = re.compile(r"\d{1,4}(\.\d{1,9})?")
 _SIZE = re.compile(r"(\d{1,5})[-,x](\d{1,5})")
@@ -57,7 +58,7 @@ def parse(text: str) -> Description:
 def _media(value: str) -> Media | None:
     kind, *rest = value.split()
     # After the port and the protocol come the payload types, the preferred one first.
-    if kind != "video" or len(rest) < 3 or not (rest[2].isascii() and rest[2].isdigit()):
+    if kind != "video" or len(rest) < 3 or not _PAYLOAD_TYPE.fullmatch(rest[2]):
         return None
     payload_type = int(rest[2])
     encoding, rate = _STATIC.get(payload_type, ("", 90_000))

@@ -10,7 +10,7 @@ from rtsp_server import report, rtp
 
 from inference_server.sources.rtsp.auth import Credentials
 from inference_server.sources.rtsp.jpeg import Jpeg
-from inference_server.sources.rtsp.messages import Incoming, Message, Packet
+from inference_server.sources.rtsp.messages import Incoming, Malformed, Message, Packet
 from inference_server.sources.rtsp.pictures import H264, H265, Mpeg4
 from inference_server.sources.rtsp.receiver import ENCODINGS, Receiver
 from inference_server.sources.rtsp.rtp import Reports, Timeline, read_packet
@@ -31,6 +31,16 @@ def test_messages_and_packets_come_apart_however_they_are_cut(size):
     assert (answer.status, answer.get("cseq"), answer.body) == (200, "1", b"abc")
     assert (packet, empty) == (Packet(1, b"hi"), Packet(0, b""))
     assert (request.status, request.get("cseq")) == (None, "9")
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "99999999", "-1", "\xb2", "1_0"])
+def test_a_length_that_is_none_is_malformed(length):
+    with pytest.raises(Malformed):
+        list(Incoming().feed(f"RTSP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n".encode("latin-1")))
+
+
+def test_a_payload_type_that_is_none_is_left_out():
+    assert parse(f"m=video 0 RTP/AVP {'9' * 5000}\nm=video 0 RTP/AVP 26\n").pictures == [Media(26, "JPEG")]
 
 
 def test_a_description_says_what_pictures_there_are():

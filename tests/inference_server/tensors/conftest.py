@@ -35,10 +35,11 @@ class Repository:
 
 
 class Server:
-    """A running service: `stub` asks it, `put` loads a model into it."""
+    """A running service: `stub` asks it over `channel`, `put` loads a model into it."""
 
-    def __init__(self, folder, models, stub):
-        self.folder, self.models, self.stub = folder, models, stub
+    def __init__(self, folder, models, channel):
+        self.folder, self.models, self.channel = folder, models, channel
+        self.stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
         self.repository = Repository()
         self.loaded = []
 
@@ -65,7 +66,7 @@ async def serve(folder: Path, prefix):
     address = f"unix:{folder / 'server.sock'}"
     server.add_insecure_port(address)
     async with grpc.aio.insecure_channel(address) as channel:
-        ours = Server(folder, models, open_inference_pb2_grpc.GRPCInferenceServiceStub(channel))
+        ours = Server(folder, models, channel)
         add_to(server, TensorService(models, regions, ours.repository))
         await server.start()
         yield ours

@@ -68,11 +68,11 @@ def test_text():
 @pytest.mark.parametrize(
     ("raw", "count", "words"),
     [
-        (b"\x03\x00\x00", 1, "got 0 and a part"),
+        (b"\x03\x00\x00", 1, "1 elements, each 4 bytes of its length and its bytes, got 3 bytes"),
         (b"\x03\x00\x00\x00ab", 1, "as many bytes as the length of element 0 says"),
         (b"\xff\xff\xff\xffab", 1, "as many bytes as the length of element 0 says"),
         (b"\x01\x00\x00\x00ab", 1, "1 elements in 5 bytes, got 6 bytes"),
-        (b"\x01\x00\x00\x00a", 2, "got 1 and a part"),
+        (b"\x02\x00\x00\x00ab\x00\x00", 2, "got 1 and a part"),
         (b"\x01\x00\x00\x00\xff", 1, "text in UTF-8"),
     ],
 )
@@ -95,3 +95,9 @@ def test_bytes_are_neither_copied_in_nor_out():
     assert np.shares_memory(array, np.frombuffer(content, np.uint8))
     out = DATATYPES["UINT8"].to_raw(array.reshape(31, 3))
     assert np.shares_memory(np.frombuffer(out, np.uint8), array)
+
+
+@pytest.mark.parametrize("count", [2, 2**31, 2**40, 2**63 - 1])
+def test_no_room_is_made_for_text_that_is_only_claimed(count):
+    with pytest.raises(ValueError, match=f"{count} elements, each 4 bytes of its length and its bytes, got 5 bytes"):
+        DATATYPES["BYTES"].from_raw(b"\x01\0\0\0a", count)

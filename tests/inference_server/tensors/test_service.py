@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+import grpc
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -103,7 +104,7 @@ WRONG = {
     "no type": ([("input0", "FLOAT", [2])], [bytes(8)], "'FLOAT', which is no datatype"),
     "rank": ([("input0", "FP32", [2, 1])], [bytes(8)], "inputs[0].shape: expected [2] for input0, got [2, 1]"),
     "size": ([("input0", "FP32", [3])], [bytes(12)], "inputs[0].shape: expected [2]"),
-    "negative": ([("input0", "FP32", [-2])], [bytes(8)], "inputs[0].shape: expected [2]"),
+    "negative": ([("input0", "FP32", [-2])], [bytes(8)], "inputs[0].shape: expected dimensions of 0 or more"),
     "bytes": ([("input0", "FP32", [2])], [bytes(7)], "expected 8 bytes for 2 elements of FP32, got 7"),
     "more raw": ([("input0", "FP32", [2])], [bytes(8)] * 2, "raw_input_contents: expected 1 entries"),
     "mixed": ([("input0", "FP32", [2], FP32)], [bytes(8)], "none where raw_input_contents is given"),
@@ -123,6 +124,26 @@ async def test_malformed_requests(server, refused, wrong):
     code, said = await refused(server.infer(*inputs, raw=raw))
     assert code == "INVALID_ARGUMENT"
     assert words in said
+
+
+async def test_no_elements_in_too_large_a_shape(server, refused):
+    server.put(identity(TensorProto.FLOAT, ("N", "M")))
+    assert (await server.infer(("input0", "FP32", [0, 2**40]), raw=[b""])).outputs[0].shape == [0, 2**40]
+    code, said = await refused(server.infer(("input0", "FP32", [0, 2**62]), raw=[b""]))
+    assert code == "INVALID_ARGUMENT"
+    assert said.startswith("inputs[0].shape: expected smaller or fewer dimensions")
+
+
+async def test_bytes_that_are_no_request_end_a_stream_after_its_answers(server):
+    server.put(identity(TensorProto.FLOAT, (1,)))
+    request = pb.ModelInferRequest(model_name="thing", raw_input_contents=[bytes(4)])
+    request.inputs.add(name="input0", datatype="FP32", shape=[1])
+    ask = server.channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+    call = ask(iter([request.SerializeToString(), b"\x0a\xff"]))
+    assert not pb.ModelStreamInferResponse.FromString(await call.read()).error_message
+    with pytest.raises(grpc.aio.AioRpcError, match="request: expected a message"):
+        await call.read()
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_models_and_versions_that_do_not_run(server, refused):
