@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import inspect
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, aclosing, closing, nullcontext
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
 from server_kit import metrics, retry
+from server_kit.requests import Requests, UnreadableRequest, checked, reader
 
 log = structlog.get_logger(__name__)
 
@@ -20,13 +20,6 @@ MAX_DETAILS_BYTES = 2000
 
 Details = grpc.HandlerCallDetails
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs only
-
-
-class UnreadableRequest(Exception):  # noqa: N818 - says what it is
-    """The bytes of a request are no message of its type."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"request: expected a message as the .proto describes it, got other bytes: {reason}")
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
@@ -40,7 +33,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, codes: Mapping[type[Exception], grpc.StatusCode]) -> None:
-        self._codes = {UnreadableRequest: grpc.StatusCode.INVALID_ARGUMENT, **codes}
+        self._codes: dict[type[Exception], grpc.StatusCode] = {
+            UnreadableRequest: grpc.StatusCode.INVALID_ARGUMENT,
+            **codes,
+        }
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
@@ -54,23 +50,24 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     def _guard(self, handler: Handler, method: str) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Any]:
         inner: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
+        def taking(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AbstractContextManager[Any]:
+            return closing(Requests(context)) if handler.request_streaming else nullcontext(checked(request))
+
         async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             with metrics.observe_call(method) as outcome:
                 try:
-                    async with _closing(request, streaming=handler.request_streaming) as given:
-                        return await inner(given, context)
+                    with taking(request, context) as taken:
+                        return await inner(taken, context)
                 except Exception as error:  # noqa: BLE001 - the one place that turns any error into a status
                     await self._abort(error, method, context, outcome)
 
         async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncGenerator[Any, None]:
             with metrics.observe_call(method) as outcome:
                 try:
-                    async with (
-                        _closing(request, streaming=handler.request_streaming) as given,
-                        aclosing(inner(given, context)) as responses,
-                    ):
-                        async for response in responses:
-                            yield response
+                    with taking(request, context) as taken:
+                        async with aclosing(inner(taken, context)) as responses:
+                            async for response in responses:
+                                yield response
                 except Exception as error:  # noqa: BLE001 - as above
                     await self._abort(error, method, context, outcome)
 
@@ -95,41 +92,6 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         await context.abort(grpc.StatusCode.INTERNAL, f"internal error, see the server's log (reference {reference})")
 
 
-@asynccontextmanager
-async def _closing(request: Any, *, streaming: bool) -> AsyncIterator[Any]:
-    """grpc.aio never lets go of a call that is aborted before all its requests were read, unless they are closed."""
-    if not streaming:
-        yield _checked(request)
-        return
-    async with aclosing(aiter(request)) as requests:
-        yield _each_checked(requests)
-
-
-async def _each_checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _checked(request)
-
-
-def _checked(request: Any) -> Any:
-    if isinstance(request, UnreadableRequest):
-        raise request
-    return request
-
-
-def _reader(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """The deserializer, giving the error that it raises for bytes that it cannot read: `_checked` raises it."""
-    if deserializer is None:
-        return None
-
-    def read(data: bytes) -> Any:
-        try:
-            return deserializer(data)
-        except DecodeError as error:
-            return UnreadableRequest(str(error))
-
-    return read
-
-
 def _fitting(details: str) -> str:
     """`details`, cut where they would be too long for a status: gRPC sends them as a header, three bytes for one."""
     encoded = details.encode(errors="replace")
@@ -152,5 +114,5 @@ def _rebuild(handler: Handler, behaviour: Callable[..., Any]) -> Handler:
         (True, True): grpc.stream_stream_rpc_method_handler,
     }
     make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
-    rebuilt: Handler = make(behaviour, _reader(handler.request_deserializer), handler.response_serializer)
+    rebuilt: Handler = make(behaviour, reader(handler.request_deserializer), handler.response_serializer)
     return rebuilt

@@ -6,6 +6,7 @@ import os
 import select
 import socket
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 from inference_server.video import wire
@@ -16,7 +17,7 @@ Handler = Callable[[dict[str, Any]], None]
 class Link:
     """While it waits, for whatever it is, it hands the messages that come in to `on_message`.
 
-    When the server goes away, so does this process, wherever it is.
+    When the server goes away, so does this process, wherever it is. Any thread may send, one may do the rest.
     """
 
     on_message: Handler
@@ -24,6 +25,7 @@ class Link:
     def __init__(self, control: socket.socket, data: socket.socket) -> None:
         self._control = control
         self._data = data
+        self._sending = Lock()
         self._unpacker = wire.Unpacker()
         self._fds: list[int] = []
         self._idle = select.poll()
@@ -34,8 +36,10 @@ class Link:
 
     def send(self, **message: Any) -> None:
         """Send one message; the server always takes it."""
+        data = wire.pack(message)
         try:
-            self._control.sendall(wire.pack(message))
+            with self._sending:
+                self._control.sendall(data)
         except OSError:
             os._exit(0)
 

@@ -28,6 +28,14 @@ _ENVIRONMENT = (
     "LANG",
     "TMPDIR",
 )
+# A math library that starts threads would make forking unsafe. A heap for each thread would take address space, which
+# is bounded in a decoder.
+_OWN_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+}
 
 _PROGRAM = ("-m", "inference_server.video.nursery")
 # A killed process is gone in milliseconds; one that the kernel keeps for longer is left to it.
@@ -255,8 +263,7 @@ def _spawn(sock: socket.socket) -> subprocess.Popen[bytes]:
         pass_fds=(sock.fileno(),),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        # A math library that starts threads would make forking unsafe.
-        env=environment | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        env=environment | _OWN_ENVIRONMENT,
         start_new_session=True,  # what a terminal sends to the server is the server's business
     )
 

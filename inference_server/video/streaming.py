@@ -5,18 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import partial
 from itertools import chain
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 from av import VideoFrame
+from numpy.typing import NDArray
 
 from inference_server.errors import FrameNotFound, VideoLimitExceeded
 from inference_server.video import limits
+from inference_server.video.aside import Aside
 from inference_server.video.decoding import Decoding
 from inference_server.video.link import Link
 from inference_server.video.memory import FrameMemory
-from inference_server.video.prepare import PoseReader, Preparer
+from inference_server.video.prepare import Pose, PoseReader, Preparer
 from inference_server.video.sampling import Choice, Clock, Resumption, Sampler
 from inference_server.video.settings import DecoderSettings
 from inference_server.video.source import open_source, open_spool
@@ -29,15 +34,17 @@ class _Sample:
 
     frame: VideoFrame
     index: int
+    time_base: Fraction
     seconds: float
     decode_seconds: float
     received: float  # by the clock of this machine, in seconds since 1970
 
 
 class StreamJob:
-    """Single-threaded; messages are handled while it waits for input or for a slot, and between frames.
+    """Decodes, and hands each frame to a second thread that prepares it while the next one is decoded.
 
-    All files that it needs are open once it is made.
+    Messages are handled by the thread that decodes: while it waits for input or for a slot, and between frames. All
+    files that it needs are open once it is made.
     """
 
     def __init__(
@@ -49,6 +56,7 @@ class StreamJob:
         self._spool = open_spool(self._settings.spool_folder)
         self._request = StreamRequest(**task["request"])
         self._preparer = Preparer(self._settings.max_pixels)
+        self._preparing = Aside()
         self._resumption = Resumption(self._request.resume_after_pts)
         self._decoded = self._sent = self._dropped = self._left_out = 0
         self._held: _Sample | None = None  # the newest frame without a slot, if only the newest counts
@@ -58,7 +66,11 @@ class StreamJob:
         self.retarget(target, memory)
 
     def retarget(self, target: Target, memory: FrameMemory | None) -> None:
-        """From now on prepare for `target`, in `memory` if given: all of its slots are free."""
+        """From now on prepare for `target`, in `memory` if given: all of its slots are free.
+
+        What was begun for another target has been sent when this returns.
+        """
+        self._preparing.wait()
         self._target = target
         if memory is not None:
             self._memory = memory
@@ -73,6 +85,14 @@ class StreamJob:
 
     def run(self) -> None:
         """Decode to the end, and tell the server about it. Raises VideoError."""
+        try:
+            self._run()
+        finally:  # whatever ends the video comes behind its frames
+            self._preparing.wait()
+        self._preparing.check()
+        self._finish()
+
+    def _run(self) -> None:
         demuxer, source = open_source(self._link, self._settings, self._spool, self._file)
         self._restart_clock()
         self._decoding = Decoding(demuxer, source, self._settings)
@@ -88,7 +108,6 @@ class StreamJob:
             )
         while self._held is not None:
             self._link.serve(wait=True)
-        self._finish()
 
     def _start(self, frames: Iterator[tuple[VideoFrame, float]]) -> Iterator[tuple[VideoFrame, float]]:
         """Tell the server about the video as soon as its first frame shows how it is displayed."""
@@ -104,7 +123,8 @@ class StreamJob:
             self._decoded += 1
             self._restart_clock()
             self._link.serve(wait=False)
-            seconds = self._request.first_seconds + clock.seconds(frame.pts, self._decoding.time_base(frame))
+            time_base = self._decoding.time_base(frame)
+            seconds = self._request.first_seconds + clock.seconds(frame.pts, time_base)
             self._check_length(index, seconds)
             left_out = self._resumption.leaves_out(frame.pts)
             match sampler.choose(index, seconds):
@@ -113,7 +133,7 @@ class StreamJob:
                     if self._enough():
                         return
                 case Choice.TAKE:
-                    yield _Sample(frame, index, seconds, decode_seconds, time.time())
+                    yield _Sample(frame, index, time_base, seconds, decode_seconds, time.time())
                 case Choice.STOP:
                     self._stopped = True
                     return
@@ -150,26 +170,29 @@ class StreamJob:
             self._send(sample)
 
     def _send(self, sample: _Sample) -> None:
-        started = perf_counter()
-        slot, frame, layout = self._free.pop(), sample.frame, self._target.layout
-        pose, into = self._poses.read(frame), self._memory.view(slot, layout)
-        width, height = self._preparer.prepare(frame, pose, layout, slot, into)
-        self._sent += 1
-        time_base = self._decoding.time_base(frame)
-        self._link.send(
-            type="frame",
-            slot=slot,
-            generation=self._target.generation,
-            frame_index=sample.index,
-            pts=frame.pts,
-            time_base=[time_base.numerator, time_base.denominator],
-            time_seconds=sample.seconds,
-            width=width,
-            height=height,
-            decode_seconds=sample.decode_seconds,
-            prepare_seconds=perf_counter() - started,
+        slot, frame = self._free.pop(), sample.frame
+        message = {
+            "slot": slot,
+            "generation": self._target.generation,
+            "frame_index": sample.index,
+            "pts": frame.pts,
+            "time_base": [sample.time_base.numerator, sample.time_base.denominator],
+            "time_seconds": sample.seconds,
+            "decode_seconds": sample.decode_seconds,
             **self._wall_clock(sample),
-        )
+        }
+        into = self._memory.view(slot, self._target.layout)
+        self._preparing.begin(partial(self._prepare, frame, self._poses.read(frame), slot, into, message))
+        self._sent += 1
+
+    def _prepare(
+        self, frame: VideoFrame, pose: Pose, slot: int, into: NDArray[np.uint8], message: dict[str, Any]
+    ) -> None:
+        """In the other thread; the target stays as it is meanwhile."""
+        started = perf_counter()
+        width, height = self._preparer.prepare(frame, pose, self._target.layout, slot, into)
+        prepare_seconds = perf_counter() - started
+        self._link.send(type="frame", width=width, height=height, prepare_seconds=prepare_seconds, **message)
 
     def _wall_clock(self, sample: _Sample) -> dict[str, Any]:
         if not self._request.wall_clock:

@@ -36,7 +36,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "grpc": (*WIRE, *SERVERS, "server_kit"),
     "grpc_health": ("server_kit",),
     "grpc_reflection": ("server_kit",),
-    "google.protobuf": (*WIRE, *WATCHER, "server_kit.errors", "server_kit.reflection", "server_kit.retry"),
+    "google.protobuf": (*WIRE, *WATCHER, "server_kit.reflection", "server_kit.requests", "server_kit.retry"),
     "google.rpc": ("server_kit.retry",),
     "videoai.registry.v1": (*WIRE, *SERVERS, *WATCHER),
     "videoai.inference.v1": (*WIRE, *SERVERS),
@@ -65,7 +65,7 @@ EXCEPTIONS = {("registry_server.onnx_files", "google.protobuf"), ("inference_ser
 
 # The parts of server_kit that are about being a server, which model files are not.
 SERVING = tuple(
-    f"server_kit.{part}" for part in ("app", "background", "errors", "health", "logs", "metrics", "options")
+    f"server_kit.{part}" for part in ("app", "background", "errors", "health", "logs", "metrics", "options", "requests")
 )
 
 # What importing the first must never bring along, however indirectly.

@@ -6,9 +6,11 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from contextlib import contextmanager
 
 import grpc
+import psutil
 import pytest
 from google.protobuf import descriptor_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -51,6 +53,15 @@ PROGRAM = textwrap.dedent(
         raise Missing("enough")
         yield
 
+    async def refuse(requests, context):
+        await anext(requests)
+        reading = asyncio.create_task(requests.__anext__())
+        await asyncio.sleep(0)
+        reading.cancel()
+        yield b"send more"
+        await asyncio.sleep(0.02)
+        raise Missing("enough")
+
     async def endless(request, context):
         yield b"first"
         await HEALTH.draining.wait()
@@ -66,6 +77,7 @@ PROGRAM = textwrap.dedent(
             "Stream": grpc.unary_stream_rpc_method_handler(stream),
             "Endless": grpc.unary_stream_rpc_method_handler(endless),
             "Upload": grpc.stream_stream_rpc_method_handler(upload),
+            "Refuse": grpc.stream_stream_rpc_method_handler(refuse),
         }),))
         health.set(serving=True)
         try:
@@ -158,6 +170,32 @@ def test_requests_that_were_not_read_are_let_go(channel):
         list(channel.stream_stream("/test.Service/Upload")(iter([b"first", b"second"])))
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
     assert call(channel, b"more") == b"none"
+
+
+def test_what_arrives_for_a_read_that_was_given_up_is_freed(server, channel):
+    """Otherwise a caller whose upload is refused before its end would cost the server a message for ever."""
+
+    def refused():
+        sending = threading.Event()
+
+        def requests():
+            yield b"first"
+            sending.wait()
+            yield bytes(2**20)
+
+        responses = channel.stream_stream("/test.Service/Refuse")(requests(), timeout=20)
+        next(responses)
+        sending.set()
+        with pytest.raises(grpc.RpcError, match="enough"):
+            next(responses)
+
+    process = psutil.Process(server.pid)
+    for _ in range(10):
+        refused()
+    before = process.memory_info().rss
+    for _ in range(60):
+        refused()
+    assert process.memory_info().rss - before < 20 * 2**20
 
 
 def test_a_bug_is_logged_and_kept_from_the_caller(server, channel):
