@@ -296,4 +296,4 @@ async def test_several_batches_run_side_by_side_where_that_pays_and_the_rest_wai
         model.may_run.set()
         answers = await asyncio.gather(*begun, *rest)
     assert [int(answer.found.scores[0]) for answer in answers] == [0, 1, 2, 3, 4]
-    assert model.batches == [1, 1, 3]
+    assert sorted(model.batches) == [1, 1, 3]
