@@ -24,6 +24,7 @@ import grpc
 import numpy as np
 import yolo_sized
 from demo import scene
+from videoai import InferenceClient
 from videoai.open_inference.v2 import open_inference_pb2 as pb
 from videoai.open_inference.v2 import open_inference_pb2_grpc
 
@@ -40,10 +41,15 @@ COUNTS = (1, 8, 32)
 REQUESTS = 60
 
 
-def served(pair: Pair, video: Path, streams: int) -> float:
-    """Frames per second of so many calls at once."""
+def served(address: str, video: Path, streams: int) -> float:
+    """Frames per second of so many calls at once, each of a client of its own."""
     counts: list[int] = []
-    threads = [threading.Thread(target=lambda: counts.append(len(list(pair.analyze(video))))) for _ in range(streams)]
+
+    def one() -> None:
+        with InferenceClient(address) as client, client.analyze_video(video, NAME) as frames:
+            counts.append(sum(1 for _ in frames))
+
+    threads = [threading.Thread(target=one) for _ in range(streams)]
     start = perf_counter()
     for thread in threads:
         thread.start()
@@ -102,14 +108,12 @@ def per_second(work: Callable[[], object], frames: int) -> float:
     return REQUESTS * frames / (perf_counter() - start)
 
 
-def rows(
-    pair: Pair, address: str, video: Path, loaded: Callable[..., LoadedModel], options: argparse.Namespace
-) -> Iterator[Row]:
+def rows(address: str, video: Path, loaded: Callable[..., LoadedModel], options: argparse.Namespace) -> Iterator[Row]:
     content, layout = video.read_bytes(), loaded().layout
     for count in options.streams:
         yield compare(
             f"AnalyzeVideo, {count} streams, 720p",
-            lambda count=count: served(pair, video, count),
+            lambda count=count: served(address, video, count),
             "their decoders alone",
             lambda count=count: asyncio.run(decoded(content, layout, count)),
             "frames/s",
@@ -151,7 +155,7 @@ def main() -> None:
             server = pair.start_inference("--max-batch", str(max(COUNTS)), device=options.device)
             running = pair.wait_until_running(1)
             version, device = ModelVersion(NAME, 1, path), choose_device(options.device)
-            seen = shown(rows(pair, server.address, video, partial(load, version, device), options))
+            seen = shown(rows(server.address, video, partial(load, version, device), options))
             report(f"cuda-video{'-dry' * dry}", seen, {"provider": running.provider})
         finally:
             pair.close()
