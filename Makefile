@@ -50,7 +50,7 @@ FUZZ_ARGS ?=
 fuzz: N = 10000
 
 .PHONY: fuzz
-fuzz: $(SETUP) ## Send N=10000 mutated videos and pictures to an inference server and check all that follows
+fuzz: $(SETUP) ## Send N=10000 mutated videos, sources and requests to an inference server and check all that follows
 	$(PY) tests/fuzz/fuzz.py --cases $(N) $(FUZZ_ARGS)
 
 # The exporters' own packages, torch among them, are a download of 3 GB: they get an environment of their own.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from math import inf
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
-# An answer waits no longer for the next one, and only while answers come in quicker succession than that.
-HOLD_SECONDS = 0.02
+# An answer waits no longer for the next one, and only while answers come in quicker succession than that: whatever the
+# stream, or where the next one is on its way already, because the session is what the stream waits for.
+HOLD_SECONDS, BUSY_HOLD_SECONDS = 0.02, 0.1
 
 
 class Awaited(Protocol):
@@ -26,8 +28,8 @@ class Outbox(Generic[Event, Question]):
     """A queue of events and of questions; a question is ready when its answer is there, an event always.
 
     `most`: how many answered questions are taken at once. With more than one, an answer waits up to HOLD_SECONDS for
-    its successors, but only in a stream whose last answers were that close together. Put in and taken out by one event
-    loop; one task takes.
+    its successors, and up to BUSY_HOLD_SECONDS for those that are asked already, but only in a stream whose last
+    answers were that close together. Put in and taken out by one event loop; one task takes.
     """
 
     def __init__(self, most: int = 1) -> None:
@@ -36,7 +38,7 @@ class Outbox(Generic[Event, Question]):
         self._events = 0
         self._answered = 0
         self._last = 0.0
-        self._quick = False
+        self._apart = inf
         self._wake: asyncio.Future[None] | None = None
         self._enough = 1
 
@@ -62,8 +64,8 @@ class Outbox(Generic[Event, Question]):
             self._events -= 1
             assert event is not None  # noqa: S101 - what is no question is an event
             return event
-        if self._quick and self._most > self._answered and not self._events:
-            await self._sleep(self._most, HOLD_SECONDS)
+        if self._most > self._answered and not self._events and (seconds := self._hold()):
+            await self._sleep(self._most, seconds)
         return self._run()
 
     def unanswered(self) -> list[Question]:
@@ -89,9 +91,16 @@ class Outbox(Generic[Event, Question]):
         self._answered -= len(taken)
         return taken
 
+    def _hold(self) -> float:
+        """For how many seconds the answers that are there may wait for more."""
+        if self._apart < HOLD_SECONDS:
+            return HOLD_SECONDS
+        more = len(self._items) > self._answered + self._events
+        return BUSY_HOLD_SECONDS if more and self._apart < BUSY_HOLD_SECONDS else 0
+
     def _count(self, _: object) -> None:
         now = monotonic()
-        self._quick, self._last = now - self._last < HOLD_SECONDS, now
+        self._apart, self._last = now - self._last, now
         self._answered += 1
         if self._answered >= self._enough:
             self._notify()

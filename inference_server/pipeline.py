@@ -160,7 +160,9 @@ class _Stream:
         self._leases = {0: lease}
         self._turn = Turn(caller=object(), bounded=False)  # not itself: memory must not wait for a collection
         self._asking = Asking(served, lease.running, analysis, self._turn)
-        self._outbox: Outbox[StartedVideo | Gap | Exception | _End, Pending] = Outbox(analysis.together)
+        # Where frames keep their memory until they are told of, none can follow one that waits.
+        together = analysis.together if max_unsent else 1
+        self._outbox: Outbox[StartedVideo | Gap | Exception | _End, Pending] = Outbox(together)
         self._per_version: dict[int, int] = {}
 
     @property

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from functools import lru_cache
 from time import perf_counter
 from typing import Any, NoReturn
 
@@ -256,4 +257,10 @@ def _codec(stream: VideoStream) -> str:
 
 def _fraction(value: Any) -> Fraction | None:
     """PyAV's rationals are Fractions in some releases and a type of their own in others."""
-    return Fraction(value.numerator, value.denominator) if value else None
+    return _exactly(value.numerator, value.denominator) if value else None
+
+
+@lru_cache(8)
+def _exactly(numerator: int, denominator: int) -> Fraction:
+    """The same object for the same numbers: a time base is asked for with every frame."""
+    return Fraction(numerator, denominator)

@@ -31,19 +31,29 @@ class Clock:
 
     def __init__(self, frame_rate: float) -> None:
         self._step = 1 / frame_rate if frame_rate > 0 else 1 / 25
-        self._origin: Fraction | None = None
-        self._last = self._next = 0.0
+        self._origin: tuple[int, Fraction] | None = None  # a timestamp and its unit, whose time is `_offset`
+        self._offset = self._last = self._next = 0.0
 
     def seconds(self, pts: int | None, time_base: Fraction) -> float:
         """The time of the next frame in presentation order."""
         seconds = self._next
         if pts is not None:
-            time = pts * time_base
-            if self._origin is None or time - self._origin < self._last - _STEP_BACK:
-                self._origin = time - Fraction(self._next)
-            seconds = max(self._last, float(time - self._origin))
+            time = self._time(pts, time_base)
+            if time is None or time < self._last - _STEP_BACK:
+                self._origin, self._offset = (pts, time_base), self._next
+                time = self._next
+            seconds = max(self._last, time)
         self._last, self._next = seconds, seconds + self._step
         return seconds
+
+    def _time(self, pts: int, time_base: Fraction) -> float | None:
+        """Rounded once; None before the first timestamp."""
+        if self._origin is None:
+            return None
+        origin, unit = self._origin
+        if time_base is unit and not self._offset:  # nearly always, and a sum of fractions costs as much as scaling
+            return (pts - origin) * unit.numerator / unit.denominator
+        return float(pts * time_base - origin * unit + Fraction(self._offset))
 
 
 class Sampler:

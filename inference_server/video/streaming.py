@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from functools import partial
 from itertools import chain
 from time import perf_counter
@@ -33,6 +34,7 @@ class _Sample:
 
     frame: VideoFrame
     index: int
+    time_base: Fraction
     seconds: float
     decode_seconds: float
     received: float  # by the clock of this machine, in seconds since 1970
@@ -121,7 +123,8 @@ class StreamJob:
             self._decoded += 1
             self._restart_clock()
             self._link.serve(wait=False)
-            seconds = self._request.first_seconds + clock.seconds(frame.pts, self._decoding.time_base(frame))
+            time_base = self._decoding.time_base(frame)
+            seconds = self._request.first_seconds + clock.seconds(frame.pts, time_base)
             self._check_length(index, seconds)
             left_out = self._resumption.leaves_out(frame.pts)
             match sampler.choose(index, seconds):
@@ -130,7 +133,7 @@ class StreamJob:
                     if self._enough():
                         return
                 case Choice.TAKE:
-                    yield _Sample(frame, index, seconds, decode_seconds, time.time())
+                    yield _Sample(frame, index, time_base, seconds, decode_seconds, time.time())
                 case Choice.STOP:
                     self._stopped = True
                     return
@@ -168,13 +171,12 @@ class StreamJob:
 
     def _send(self, sample: _Sample) -> None:
         slot, frame = self._free.pop(), sample.frame
-        time_base = self._decoding.time_base(frame)
         message = {
             "slot": slot,
             "generation": self._target.generation,
             "frame_index": sample.index,
             "pts": frame.pts,
-            "time_base": [time_base.numerator, time_base.denominator],
+            "time_base": [sample.time_base.numerator, sample.time_base.denominator],
             "time_seconds": sample.seconds,
             "decode_seconds": sample.decode_seconds,
             **self._wall_clock(sample),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -54,6 +55,15 @@ def settled(look: Callable[[], Holdings], before: Holdings | None = None) -> Hol
             last = now
         time.sleep(0.3)
     return last or look()
+
+
+def open_descriptors(pid: int) -> list[str]:
+    """What each descriptor of a process is, but for numbers that differ each time."""
+    names = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # closed since
+            names.append(re.sub(r"\[\d+\]", "", str(link.readlink())))
+    return sorted(names)
 
 
 def leaks(before: Holdings, after: Holdings) -> dict[str, str]:

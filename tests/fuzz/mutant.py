@@ -1,4 +1,4 @@
-"""One case: what its seed sends, and how the server took it."""
+"""Cases of AnalyzeVideo and AnalyzeFrames: mutated videos and pictures."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
-from time import monotonic
-from typing import Any
 
 import grpc
+from case import LIMIT_SECONDS, Case, Target, choose_config
 from mutations import mutate
-from oracle import Outcome, check_frame, check_video, judge
+from oracle import Outcome, check_frame, check_video
 from videoai.inference.v1 import inference_pb2 as pb
+from videoai.inference.v1 import inference_pb2_grpc
 
-LIMIT_SECONDS = 60.0
-"""A call that takes longer hangs: a decoder may think for 10 s and be asked, and another 10 s pass, in between."""
-SENDING_FAILED = "Internal error from Core"
-"""What grpc.aio's own client says, with INTERNAL, of some calls that the server ends while a message is on its way."""
 PICTURE_SHARE, CANCELLED_SHARE = 0.1, 0.03
+SERVICE = "/videoai.inference.v1.InferenceService"
 
 
-class Case:
-    """What the seed `number` makes of the corpus."""
+class UploadCase(Case):
+    """A video, or some pictures."""
+
+    kind = "upload"
 
     def __init__(self, number: int, videos: Mapping[str, bytes], pictures: Mapping[str, bytes], model: str) -> None:
-        self._rng = random.Random(number)  # noqa: S311 - choices, not secrets
-        self.number = number
+        super().__init__(number)
         self.is_video = self._rng.random() >= PICTURE_SHARE
         files = videos if self.is_video else pictures
         count = 1 if self.is_video else self._rng.choice((1, 1, 2, 5))
@@ -35,37 +33,18 @@ class Case:
         self.what = "; ".join(what for _, what in mutated)
         self.cancelled = self.is_video and self._rng.random() < CANCELLED_SHARE
         self._model = model
-        self._config = self._choose_config()
-        self._chunks = list(self._cut(self.inputs[0]))
+        self._config = choose_config(self._rng, model)
+        self._chunks = list(_cut(self.inputs[0], self._rng))
         self._take = self._rng.randrange(4) if self.cancelled else None
 
-    async def run(self, stub: Any) -> Outcome:
-        """Send it, and judge what comes back."""
-        outcome = Outcome(self.number, self.what, sum(map(len, self.inputs)))
-        began = monotonic()
-        try:
-            async with asyncio.timeout(LIMIT_SECONDS + 10):
-                await (self._video(stub, outcome) if self.is_video else self._pictures(stub, outcome))
-        except TimeoutError:
-            outcome.status, outcome.message = "HANGS", "it did not even end with its deadline"
-        outcome.seconds = monotonic() - began
-        if outcome.message == SENDING_FAILED:
-            outcome.status = "ENDED WHILE SENDING"
-        judge(outcome, cancelled=self.cancelled)
-        return outcome
+    async def _send(self, target: Target, outcome: Outcome) -> None:
+        await (self._video(target, outcome) if self.is_video else self._pictures(target, outcome))
 
-    async def _video(self, stub: Any, outcome: Outcome) -> None:
+    async def _video(self, target: Target, outcome: Outcome) -> None:
+        outcome.method = f"{SERVICE}/AnalyzeVideo"
+        stub = target.stub(inference_pb2_grpc.InferenceServiceStub)
         call = stub.AnalyzeVideo(self._requests(), timeout=LIMIT_SECONDS)
-        responses: list[pb.AnalyzeVideoResponse] = []
-        try:
-            async for response in call:
-                responses.append(response)
-                if len(responses) == self._take:
-                    call.cancel()
-        except (grpc.aio.AioRpcError, asyncio.CancelledError):
-            if not call.done():
-                raise
-        outcome.status, outcome.message = (await call.code()).name, await call.details()
+        responses: list[pb.AnalyzeVideoResponse] = await self._receive(target, call, outcome, self._take)
         outcome.frames = sum(response.HasField("frame") for response in responses)
         outcome.problems += check_video(responses, whole=outcome.status == "OK" or self._had_all(responses))
 
@@ -73,14 +52,17 @@ class Case:
         """Whether the call was cancelled when its last message had come."""
         return self.cancelled and bool(responses) and responses[-1].HasField("summary")
 
-    async def _pictures(self, stub: Any, outcome: Outcome) -> None:
+    async def _pictures(self, target: Target, outcome: Outcome) -> None:
+        outcome.method = f"{SERVICE}/AnalyzeFrames"
         frames = [pb.Picture(encoded=data) for data in self.inputs]
         request = pb.AnalyzeFramesRequest(model_name=self._model, frames=frames)
         try:
+            stub = target.stub(inference_pb2_grpc.InferenceServiceStub)
             answer = await stub.AnalyzeFrames(request, timeout=LIMIT_SECONDS)
         except grpc.aio.AioRpcError as error:
-            outcome.status, outcome.message = error.code().name, error.details() or ""
+            self._note(target, outcome, error.code().name, error.details() or "")
             return
+        self._note(target, outcome, "OK", "")
         outcome.frames = len(answer.results)
         if len(answer.results) != len(frames):
             outcome.problems.append(f"{len(frames)} pictures, {len(answer.results)} results")
@@ -92,29 +74,15 @@ class Case:
             for chunk in self._chunks:
                 yield pb.AnalyzeVideoRequest(chunk=chunk)
 
-    def _choose_config(self) -> pb.AnalyzeConfig:
-        config = pb.AnalyzeConfig(model_name=self._model)
-        match self._rng.randrange(10):
-            case 0:
-                config.stride = self._rng.choice((2, 3, 1000))
-            case 1:
-                config.frames_per_second = self._rng.choice((0.01, 5, 10_000))
-            case 2:
-                config.start_seconds, config.end_seconds = 0.1, 0.2
-            case 3:
-                config.max_frames = 2
-            case 4:
-                config.delivery = pb.DELIVERY_LATEST
-        return config
 
-    def _cut(self, data: bytes) -> Iterator[bytes]:
-        """The input in chunks: in one, byte by byte at first, of one size, or of any."""
-        kind, at = self._rng.choice(("whole", "bytes", "even", "uneven")), 0
-        size = self._rng.choice((188, 1000, 4096)) if kind == "even" else len(data)
-        while at < len(data):
-            if kind == "bytes":
-                size = 1 if at < 40 else len(data)
-            elif kind == "uneven":
-                size = self._rng.choice((1, 100, 1500, 9000))
-            yield data[at : at + size]
-            at += size
+def _cut(data: bytes, rng: random.Random) -> Iterator[bytes]:
+    """The input in chunks: in one, byte by byte at first, of one size, or of any."""
+    kind, at = rng.choice(("whole", "bytes", "even", "uneven")), 0
+    size = rng.choice((188, 1000, 4096)) if kind == "even" else len(data)
+    while at < len(data):
+        if kind == "bytes":
+            size = 1 if at < 40 else len(data)
+        elif kind == "uneven":
+            size = rng.choice((1, 100, 1500, 9000))
+        yield data[at : at + size]
+        at += size

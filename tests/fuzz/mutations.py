@@ -6,10 +6,34 @@ Each mutation takes the file, another one to take parts from, and a random gener
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 TS_PACKET = 188
 MOST_BLOCKS = 64
+_NUMBER = re.compile(rb"\d+")
+_WORDS = (b"", b"0", b"-1", b"1e9", b"0x10", b"1_0", b"4294967296", b"9" * 30, b"9" * 5000, "\u0663".encode(), b"\xb2")
+_VALUES = (b"", b"\0", b"\xff\xfe", b';;=,"', b'"' * 7, b"a" * 20_000, b"../..", b"http://[", b" \t ", b"\r", b"*")
+_STATUSES = (
+    b"100",
+    b"101",
+    b"199",
+    b"204",
+    b"206",
+    b"301",
+    b"302",
+    b"304",
+    b"400",
+    b"401",
+    b"404",
+    b"410",
+    b"416",
+    b"453",
+    b"454",
+    b"503",
+    b"999",
+    b"000",
+)
 _LENGTHS = (0, 1, 7, 8, 0x7F, 0x80, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 
 
@@ -117,12 +141,50 @@ def mutate(files: Mapping[str, bytes], rng: random.Random) -> tuple[bytes, str]:
     return data, " ".join(done)
 
 
+def mutate_text(data: bytes, rng: random.Random) -> bytes:
+    """Lines of headers or of a description after one to three mutations; bits flip, too."""
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        lines = data.split(b"\r\n")
+        at = rng.randrange(len(lines))
+        match rng.randrange(9):
+            case 0:
+                del lines[at]
+            case 1:
+                lines.insert(rng.randrange(len(lines) + 1), lines[at])
+            case 2:
+                other = rng.randrange(len(lines))
+                lines[at], lines[other] = lines[other], lines[at]
+            case 3:
+                name, colon, _ = lines[at].partition(rng.choice((b":", b"=", b" ")))
+                lines[at] = name + colon + rng.choice(_VALUES)
+            case 4 | 5:
+                lines[at] = _another_number(lines[at], rng)
+            case 6:
+                lines[0] = re.sub(rb" \d{3}", b" " + rng.choice(_STATUSES), lines[0], count=1)
+            case 7:
+                lines[at] = lines[at].replace(*rng.choice(((b":", b""), (b" ", b""), (b"/", b"\n"), (b"a", b"\xe4"))))
+            case _:
+                lines[at] = flip_bits(lines[at], b"", rng)
+        data = b"\r\n".join(lines)
+    return data
+
+
+def _another_number(line: bytes, rng: random.Random) -> bytes:
+    numbers = [*_NUMBER.finditer(line)]
+    if not numbers:
+        return line
+    found = rng.choice(numbers)
+    return line[: found.start()] + rng.choice(_WORDS) + line[found.end() :]
+
+
 def blocks(data: bytes, rng: random.Random) -> list[bytes]:
-    """The parts a file is made of: boxes of an MP4, packets of a transport stream, NAL units; else any parts."""
+    """The parts it is made of: boxes of an MP4, packets of a transport stream or of RTP, NAL units; else any parts."""
     if data[4:8] in (b"ftyp", b"moov", b"moof", b"mdat"):
         return _boxes(data)
     if data[:1] == b"\x47" and data[TS_PACKET : TS_PACKET + 1] in (b"", b"\x47"):
         return [data[at : at + TS_PACKET] for at in range(0, len(data), TS_PACKET)]
+    if data.startswith(b"$"):
+        return _packets(data)
     if data.startswith((b"\0\0\1", b"\0\0\0\1")):
         first, *units = data.split(b"\0\0\1")
         return [first, *(b"\0\0\1" + unit for unit in units)]
@@ -138,6 +200,15 @@ def _boxes(data: bytes) -> list[bytes]:
             break
         found.append(data[at : at + size])
         at += size
+    return [*found, data[at:]]
+
+
+def _packets(data: bytes) -> list[bytes]:
+    found, at = [], 0
+    while data[at : at + 1] == b"$":
+        end = at + 4 + int.from_bytes(data[at + 2 : at + 4], "big")
+        found.append(data[at:end])
+        at = end
     return [*found, data[at:]]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -13,15 +13,18 @@ from videoai.inference.v1 import inference_pb2 as pb
 
 CONTAINED = re.compile(r"the process that decodes .* failed")
 SIGNAL = re.compile(r"killed by (SIG[A-Z0-9]+|signal \d+)|exit code -?\d+")
-# The last is no status of the server's: its answer was lost by the client's gRPC.
-ALLOWED = {"OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "ENDED WHILE SENDING"}
+# The last is no status of the server's: the client's gRPC lost that. The ledger asks the server what it was not.
+ALLOWED = frozenset({"OK", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "ENDED WHILE SENDING"})
 # The kernel's word for a system call that the sandbox forbids: decoding sound or broken video must need none of those.
 FORBIDDEN_CALL = "SIGSYS"
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How one case ended. `contained`: what became of the decoder process, if it did not end by itself."""
+    """How one case ended. `contained`: what became of the decoder process, if it did not end by itself.
+
+    `method`: the call, as gRPC names it. `sound`: nothing was wrong with what was sent, so it had to be answered.
+    """
 
     case: int
     what: str
@@ -30,26 +33,38 @@ class Outcome:
     message: str = ""
     seconds: float = 0.0
     frames: int = 0
+    kind: str = ""
+    method: str = ""
+    sound: bool = False
     contained: str = ""
     problems: list[str] = field(default_factory=list)
 
 
-def judge(outcome: Outcome, *, cancelled: bool) -> None:
+def judge(outcome: Outcome, allowed: Collection[str] = ALLOWED, *, cancelled: bool) -> None:
     """Note what is wrong with the status, and whether a decoder was lost."""
     if outcome.status == "INTERNAL" and CONTAINED.search(outcome.message):
-        found = SIGNAL.search(outcome.message)
-        outcome.contained = found.group(0) if found else outcome.message
-        if FORBIDDEN_CALL in outcome.message:
-            outcome.problems.append(f"the sandbox killed the decoder: {outcome.message}")
-    elif outcome.status not in ALLOWED | ({"CANCELLED"} if cancelled else set()):
+        note_lost_decoder(outcome, outcome.message)
+    elif outcome.status not in {*allowed} | ({"CANCELLED"} if cancelled else set()):
         outcome.problems.append(f"{outcome.status}: {outcome.message}")
     if outcome.status != "OK" and not cancelled and not outcome.message:
         outcome.problems.append(f"{outcome.status} without a message")
 
 
-def check_video(responses: Sequence[pb.AnalyzeVideoResponse], *, whole: bool) -> list[str]:
-    """What is wrong with the answers to one video; `whole` if the call ended with OK."""
-    kinds = [response.WhichOneof("result") for response in responses]
+def note_lost_decoder(outcome: Outcome, message: str) -> None:
+    """Note whether `message` tells of a decoder that did not end by itself: a status, or the reason of a gap."""
+    if not CONTAINED.search(message):
+        return
+    found = SIGNAL.search(message)
+    outcome.contained = found.group(0) if found else message
+    if FORBIDDEN_CALL in message:
+        outcome.problems.append(f"the sandbox killed the decoder: {message}")
+
+
+def check_video(
+    responses: Sequence[pb.AnalyzeVideoResponse] | Sequence[pb.AnalyzeSourceResponse], *, whole: bool
+) -> list[str]:
+    """What is wrong with the answers to one video or source; `whole` if the call ended with OK."""
+    kinds = [kind for response in responses if (kind := response.WhichOneof("result")) != "gap"]
     frames = [response.frame for response in responses if response.HasField("frame")]
     expected = ["started"] * bool(kinds) + ["frame"] * len(frames) + ["summary"] * whole
     problems = [f"messages: {kinds}"] if kinds != expected else []

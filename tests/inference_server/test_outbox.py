@@ -31,8 +31,13 @@ async def answer(*questions: Question) -> None:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: Any) -> None:
-    """An answer that waits does so for longer than any test runs."""
-    monkeypatch.setattr(outbox, "HOLD_SECONDS", 3600)
+    """An answer that waits does so for longer than any test runs, and answers never seem far apart."""
+    hold(monkeypatch, 3600, 3600)
+
+
+def hold(monkeypatch: Any, seconds: float, busy_seconds: float) -> None:
+    monkeypatch.setattr(outbox, "HOLD_SECONDS", seconds)
+    monkeypatch.setattr(outbox, "BUSY_HOLD_SECONDS", busy_seconds)
 
 
 async def test_events_and_answers_leave_in_the_order_in_which_they_were_put_in() -> None:
@@ -62,16 +67,37 @@ async def test_answers_in_quick_succession_are_taken_together_once_there_are_eno
     assert await taking == questions[:3]
 
 
-async def test_an_answer_does_not_wait_in_a_slow_stream_nor_for_longer_than_it_may(monkeypatch: Any) -> None:
-    monkeypatch.setattr(outbox, "HOLD_SECONDS", 0)
+async def test_an_answer_does_not_wait_in_a_slow_stream(monkeypatch: Any) -> None:
+    hold(monkeypatch, 0, 0)
     box: Outbox[str, Question] = Outbox(most=3)
     one, two, _ = ask(box, 3)
     await answer(one)
     assert await box.take() == [one]
-    monkeypatch.setattr(outbox, "HOLD_SECONDS", 0.001)
-    box._quick = True
-    two.answer.set_result("yes")
+    await answer(two)
     assert await box.take() == [two]
+
+
+async def test_an_answer_waits_for_no_longer_than_it_may(monkeypatch: Any) -> None:
+    box: Outbox[str, Question] = Outbox(most=3)
+    one, two, _ = ask(box, 3)
+    await answer(one, two)
+    monkeypatch.setattr(box, "_hold", lambda: 0.001)
+    assert await box.take() == [one, two]
+
+
+async def test_in_a_slower_stream_an_answer_waits_only_for_what_is_asked_already(monkeypatch: Any) -> None:
+    hold(monkeypatch, 0, 3600)
+    box: Outbox[str, Question] = Outbox(most=3)
+    one, two, three = ask(box, 3)
+    await answer(one, two)
+    taking = asyncio.create_task(box.take())
+    await asyncio.sleep(0)
+    assert not taking.done()
+    await answer(three)
+    assert await taking == [one, two, three]
+    questions = ask(box, 2)
+    await answer(*questions)
+    assert await box.take() == questions
 
 
 async def test_nothing_waits_before_an_event() -> None:

@@ -154,8 +154,9 @@ class AnalyzeConfig(_message.Message):
     """
     max_frames_per_response: _builtins.int
     """Up to so many frames may come in one response, as frames in place of frame; 0 and 1: each comes by itself. At most
-    64 do. Then an answer may be kept for the next ones, at most 20 ms and only while they follow that quickly: it
-    takes less of both processors, for callers who need the results more than each of them at once.
+    64 do. Then an answer may be kept for the next ones, only while they follow that quickly: at most 20 ms, and at most
+    100 ms where frames of the stream wait for the model already. It takes less of both processors, for callers who
+    need the results more than each of them at once. With DELIVERY_LATEST or include_tensors each comes by itself.
     """
     @_builtins.property
     def class_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
