@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from threading import Lock
@@ -83,18 +84,28 @@ class Job(Generic[Result]):
 class Batcher:
     """Runs what all callers ask of one loaded version.
 
-    It never waits for a batch to fill: whenever the session is free it takes what is queued, as `FairQueue` orders it,
-    up to the version's `max_batch` rows. A thread takes the next batch itself, without asking the event loop. At most
-    `max_queue` rows wait. What is given up, by its caller or for its deadline, leaves the queue at once.
+    It never waits for a batch to fill: whenever the session is free for another run it takes what is queued, as
+    `FairQueue` orders it, up to the version's `max_batch` rows. A thread takes the next batch itself, without asking
+    the event loop. At most `max_queue` rows wait. What is given up, by its caller or for its deadline, leaves the queue
+    at once.
 
-    `turns` is held while the session runs, so that the versions of one model take turns; with two threads in `executor`
-    one reads the outputs of a batch while the other runs the next.
+    At most `runs` batches run at a time. `turns` is held while one does, so that the versions of one model take turns;
+    with one thread more than `runs` in `executor` one reads the outputs of a batch while others run the next.
     """
 
-    def __init__(self, model: LoadedModel, executor: Executor, turns: Lock, *, max_queue: int = MAX_QUEUE) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        executor: Executor,
+        turns: AbstractContextManager[Any],
+        *,
+        runs: int = 1,
+        max_queue: int = MAX_QUEUE,
+    ) -> None:
         self._model = model
         self._executor = executor
         self._turns = turns
+        self._runs = runs
         self._max_queue = max_queue
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics.of_queue(model.version.model_name)
@@ -102,7 +113,7 @@ class Batcher:
         self._lock = Lock()  # of what follows
         self._queue: FairQueue[Job[Any]] = FairQueue()
         self._bounded_rows = 0
-        self._stepping = False
+        self._steps = 0  # under way, until their batches have run
 
     async def submit(
         self,
@@ -194,9 +205,9 @@ class Batcher:
                 raise QueueFull(self._model.version.model_name, self._max_queue)
             self._queue.push(job)
             self._count(job, 1)
-            if self._stepping:
+            if self._steps == self._runs:
                 return
-            self._stepping = True
+            self._steps += 1
         self._executor.submit(self._step)
 
     def _remove(self, job: Job[Any]) -> bool:
@@ -222,8 +233,8 @@ class Batcher:
             batch = self._take()
             batch.run(self._model)
         with self._lock:
-            self._stepping = bool(self._queue.size)
-            more = self._stepping
+            more = bool(self._queue.size)
+            self._steps -= not more
         if more:
             self._executor.submit(self._step)
         self._loop.call_soon_threadsafe(_settle, batch.read(self._model, self._metrics))

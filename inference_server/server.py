@@ -44,7 +44,7 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
     except DeviceUnavailable as error:
         raise StartupError(f"--device {settings.device}: {error}") from error
     async with AsyncExitStack() as stack:
-        models = ServedModels(settings.models, max_queue=settings.max_queue)
+        models = ServedModels(settings.models, max_queue=settings.max_queue, runs_at_once=device.runs_at_once)
         stack.push_async_callback(models.close)
         client = await stack.enter_async_context(RegistryClient(settings.registry))
         state_file = StateFile(settings.state_file)

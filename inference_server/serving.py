@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
-from threading import Lock
+from threading import Semaphore
 
 from inference_server import metrics
 from inference_server.batcher import MAX_QUEUE, Batcher
@@ -25,15 +25,24 @@ class State(StrEnum):
 
 
 class Sessions:
-    """Where the versions of one model run: in turns, instead of sharing the cores; at most `max_queue` rows wait.
+    """Where the versions of one model run: `runs` batches at a time of all of them; at most `max_queue` rows wait.
 
-    There are two threads so that what one batch gave is read while the next one runs.
+    There is one thread more so that what one batch gave is read while the next ones run.
     """
 
-    def __init__(self, model_name: str, max_queue: int) -> None:
-        self.executor = ThreadPoolExecutor(2, thread_name_prefix=f"session {model_name}")
-        self.turns = Lock()
-        self.max_queue = max_queue
+    def __init__(self, model_name: str, max_queue: int, runs: int) -> None:
+        self._executor = ThreadPoolExecutor(runs + 1, thread_name_prefix=f"session {model_name}")
+        self._turns = Semaphore(runs)
+        self._max_queue = max_queue
+        self._runs = runs
+
+    def batcher(self, model: LoadedModel) -> Batcher:
+        """The queue of one version."""
+        return Batcher(model, self._executor, self._turns, runs=self._runs, max_queue=self._max_queue)
+
+    def close(self) -> None:
+        """No version runs any more."""
+        self._executor.shutdown(wait=False)
 
 
 class Running:
@@ -41,7 +50,7 @@ class Running:
 
     def __init__(self, model: LoadedModel, sessions: Sessions) -> None:
         self.model = model
-        self.batcher = Batcher(model, sessions.executor, sessions.turns, max_queue=sessions.max_queue)
+        self.batcher = sessions.batcher(model)
         self.freed = asyncio.Event()
         self._leases = 0
         self._retired = False
@@ -107,11 +116,12 @@ class ServedModel:
     swaps: int = 0
     running: Running | None = None
     max_queue: int = MAX_QUEUE
+    runs_at_once: int = 1
     _sessions: Sessions = field(init=False)
     _swapped: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self._sessions = Sessions(self.model_name, self.max_queue)
+        self._sessions = Sessions(self.model_name, self.max_queue, self.runs_at_once)
 
     def lease(self) -> Lease:
         """Hold the running version. Raises ModelNotReady where there is none."""
@@ -150,14 +160,18 @@ class ServedModel:
         self.unload()
         if running is not None:
             await running.freed.wait()
-        self._sessions.executor.shutdown(wait=False)
+        self._sessions.close()
 
 
 class ServedModels:
-    """All model names that this server serves. With `names` only those; with none, whatever is announced."""
+    """All model names that this server serves. With `names` only those; with none, whatever is announced.
 
-    def __init__(self, names: Sequence[str] = (), *, max_queue: int = MAX_QUEUE) -> None:
+    Of each `runs_at_once` batches run at a time, and at most `max_queue` rows wait.
+    """
+
+    def __init__(self, names: Sequence[str] = (), *, max_queue: int = MAX_QUEUE, runs_at_once: int = 1) -> None:
         self._max_queue = max_queue
+        self._runs_at_once = runs_at_once
         self._models = {name: self._new(name) for name in names}
         self._open = not names
 
@@ -190,7 +204,7 @@ class ServedModels:
             await model.close()
 
     def _new(self, model_name: str) -> ServedModel:
-        return ServedModel(model_name, max_queue=self._max_queue)
+        return ServedModel(model_name, max_queue=self._max_queue, runs_at_once=self._runs_at_once)
 
     def _listing(self) -> str:
         return ", ".join(sorted(self._models)) or "no model yet"

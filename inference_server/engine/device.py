@@ -16,7 +16,7 @@ import structlog
 from onnx import TensorProto, helper
 
 from inference_server.engine import tensorrt
-from inference_server.engine.session import ORT_ERRORS, Session, SessionPlan, create_session, explain
+from inference_server.engine.session import ORT_ERRORS, Session, SessionPlan, create_session, explain, usable_cpus
 from inference_server.errors import DeviceUnavailable
 
 log = structlog.get_logger(__name__)
@@ -25,6 +25,8 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 CPU_PROVIDER = "CPUExecutionProvider"
 PROVIDERS = {"cpu": CPU_PROVIDER, "cuda": CUDA_PROVIDER, "tensorrt": tensorrt.PROVIDER}
 NAMES = {"cuda": "CUDA", "tensorrt": "TensorRT"}
+
+MOST_RUNS = 4
 
 PLAN = SessionPlan()
 SESSION_ERRORS: tuple[type[Exception], ...] = (DeviceUnavailable, *ORT_ERRORS)
@@ -46,6 +48,15 @@ class Device:
     def provider(self) -> str:
         """The ONNX Runtime provider that a session on this device must report first."""
         return PROVIDERS[self.kind]
+
+    @property
+    def runs_at_once(self) -> int:
+        """How many runs of a session get more done side by side than one after the other.
+
+        On the CPU the threads of one run wait for each other at every layer, and another run uses that time; each takes
+        memory, though. Runs on a CUDA device would only share it.
+        """
+        return min(usable_cpus(), MOST_RUNS) if self.kind == "cpu" else 1
 
     @property
     def memory(self) -> str:

@@ -30,10 +30,12 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 
 WARNING, FATAL = 2, 4
 
-# Threads that spin between two runs take the cores that decoding needs.
+# Threads that spin between two runs take the cores that decoding needs. Those that do not are late for work that is cut
+# in as many parts as there are threads; cut into smaller ones, whoever is there does more of them.
 CONFIGURATION: Mapping[str, str] = {
     "session.intra_op.allow_spinning": "0",
     "session.inter_op.allow_spinning": "0",
+    "session.dynamic_block_base": "4",
 }
 # How much less of a core a load gets than the frames that are answered meanwhile.
 LOW_PRIORITY = 5

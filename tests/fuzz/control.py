@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
 import corpus
@@ -26,6 +27,7 @@ class Control:
     def __init__(self, target: Target) -> None:
         self.runs = 0
         self.frames = 0
+        self.slowest = 0.0  # seconds that one took: how busy the machine was
         self.problems: list[str] = []
         self._target = target
         self._video = corpus.encode(RECIPE, FRAMES, SIZE)
@@ -39,6 +41,7 @@ class Control:
 
     async def again(self) -> bool:
         """Whether there was an answer."""
+        began = monotonic()
         try:
             found = await self._analyze()
         except grpc.aio.AioRpcError as error:
@@ -47,6 +50,7 @@ class Control:
             return False
         if comparable(found) != self._expected:
             self.problems.append("control: answered otherwise than before")
+        self.slowest = max(self.slowest, monotonic() - began)
         self.runs += 1
         self.frames += len(found) - 2
         return True

@@ -168,7 +168,11 @@ def report(fuzzer: Fuzzer, seed: int) -> dict[str, Any]:
         "sound": sum(outcome.sound for outcome in run.outcomes),
         "frames answered": sum(outcome.frames for outcome in run.outcomes),
         "contained": [f"{one.case}: {one.contained} ({one.what})" for one in contained],
-        "control": {"videos": fuzzer.control.runs, "frames": fuzzer.control.frames},
+        "control": {
+            "videos": fuzzer.control.runs,
+            "frames": fuzzer.control.frames,
+            "slowest": f"{fuzzer.control.slowest:.1f} s",
+        },
         "server's count": dict(sum((Counter(codes) for codes in run.server.values()), Counter[str]())),
         "lost or cancelled by callers": fuzzer.ledger.hidden.total(),
         "server memory, MiB": {

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
+from threading import Lock, Semaphore
 
 import numpy as np
 import pytest
@@ -280,3 +280,20 @@ async def test_two_versions_take_turns(batcher_for, fake_model, frame):
     old, new = batcher_for(watched(1)), batcher_for(watched(2))
     await asyncio.gather(*(batcher.submit(*frame()) for batcher in (old, new) for _ in range(5)))
     assert most == [1] * 10
+
+
+async def test_several_batches_run_side_by_side_where_that_pays_and_the_rest_waits(fake_model, frame):
+    model = fake_model(max_batch=4)
+    model.may_run.clear()
+    with ThreadPoolExecutor(3) as executor:
+        batcher = Batcher(model, executor, Semaphore(2), runs=2)
+        begun = [asyncio.create_task(batcher.submit(*frame(value))) for value in range(2)]
+        for _ in begun:
+            await entered(model)
+        rest = [asyncio.create_task(batcher.submit(*frame(value))) for value in range(2, 5)]
+        await asyncio.sleep(0)
+        assert not await asyncio.to_thread(model.entered.acquire, True, 0.1), "no third one while two run"
+        model.may_run.set()
+        answers = await asyncio.gather(*begun, *rest)
+    assert [int(answer.found.scores[0]) for answer in answers] == [0, 1, 2, 3, 4]
+    assert sorted(model.batches) == [1, 1, 3]

@@ -260,7 +260,7 @@ async def test_parameters_are_honoured_or_refused(server, refused):
 async def test_a_request_that_waits_longer_than_it_may(server, refused):
     loaded = server.put(identity(TensorProto.UINT8, (1,)))
     timeout = {"timeout": pb.InferParameter(int64_param=1000)}
-    with server.models.find("thing")._sessions.turns:  # the session is busy
+    with server.models.find("thing")._sessions._turns:  # the session is busy
         await asyncio.to_thread(lambda: None)
         code, words = await refused(server.infer(("input0", "UINT8", [1]), raw=[b"a"], parameters=timeout))
     assert code == "UNAVAILABLE"
