@@ -44,8 +44,8 @@ from videoai.inference.v1 import inference_pb2 as pb
 from videoai.inference.v1 import inference_pb2_grpc
 
 FOLDER = Path("build/fuzz")
-MEMORY_GROWTH = 32 * 2**20
-"""What the allocator may keep between the early and the late samples of a long run, in bytes."""
+MEMORY_GROWTH = 8 * 2**20
+"""Between the early and the late samples of a run, in bytes: samples differ by half of it, and 1 KB a case is more."""
 SAMPLES = 100
 
 
