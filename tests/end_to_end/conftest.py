@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from demo import models as demo_models
 from demo import scene
-from harness import Pair
+from harness import Pair, serving
 
 
 @pytest.fixture
@@ -56,15 +56,5 @@ def serving_v1(pair: Pair, onnx_files: dict[int, Path]) -> Pair:
 @pytest.fixture(scope="session")
 def serving_v1_shared(tmp_path_factory: pytest.TempPathFactory, onnx_files: dict[int, Path]) -> Iterator[Pair]:
     """A running pair for tests that leave it as it was."""
-    root = tmp_path_factory.mktemp("shared")
-    (root / "models").mkdir()
-    pair = Pair(root)
-    try:
-        pair.start_registry()
-        pair.register(onnx_files[1], 1)
-        pair.activate(1)
-        pair.start_inference()
-        pair.wait_until_running(1)
+    with serving(tmp_path_factory.mktemp("shared"), onnx_files[1]) as pair:
         yield pair
-    finally:
-        pair.close()

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,22 @@ class Pair:
             channel.close()
         for process in self.processes:
             process.kill()
+
+
+@contextmanager
+def serving(root: Path, model: Path, *arguments: str) -> Iterator[Pair]:
+    """A running pair over `root`, a folder that is empty; `model` is version 1 and answers."""
+    (root / "models").mkdir()
+    pair = Pair(root)
+    try:
+        pair.start_registry()
+        pair.register(model, 1)
+        pair.activate(1)
+        pair.start_inference(*arguments)
+        pair.wait_until_running(1)
+        yield pair
+    finally:
+        pair.close()
 
 
 class Stream:

@@ -4,25 +4,16 @@ import socket
 
 import grpc
 import pytest
-from harness import Pair
+from harness import serving
 from hostile_files import HOSTILE, LIMITED, LIMITS
 
 
 @pytest.fixture(scope="module")
 def bounded(tmp_path_factory, onnx_files):
     """A pair whose inference server has every limit set."""
-    root = tmp_path_factory.mktemp("bounded")
-    (root / "models").mkdir()
-    pair = Pair(root)
-    try:
-        pair.start_registry()
-        pair.register(onnx_files[1], 1)
-        pair.activate(1)
-        pair.start_inference(*(f"--{name}={value}" for name, value in LIMITS.items()))
-        pair.wait_until_running(1)
+    limits = (f"--{name}={value}" for name, value in LIMITS.items())
+    with serving(tmp_path_factory.mktemp("bounded"), onnx_files[1], *limits) as pair:
         yield pair
-    finally:
-        pair.close()
 
 
 @pytest.fixture(scope="module")

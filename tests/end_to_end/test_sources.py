@@ -14,7 +14,7 @@ import grpc
 import psutil
 import pytest
 from demo import scene
-from harness import NAME, PATIENCE, Pair, eventually
+from harness import NAME, PATIENCE, eventually, serving
 from rtsp_server import Plan, RtspServer, encode
 from videoai.inference.v1 import inference_pb2 as pb
 
@@ -64,18 +64,9 @@ def camera(folder):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory, onnx_files, folder):
-    root = tmp_path_factory.mktemp("root")
-    (root / "models").mkdir()
-    pair = Pair(root)
-    try:
-        pair.start_registry()
-        pair.register(onnx_files[1], 1)
-        pair.activate(1)
-        pair.start_inference("--allow-folder", str(folder), "--allow-host", "127.0.0.1", "--log-level", "debug")
-        pair.wait_until_running(1)
+    arguments = ("--allow-folder", str(folder), "--allow-host", "127.0.0.1", "--log-level", "debug")
+    with serving(tmp_path_factory.mktemp("root"), onnx_files[1], *arguments) as pair:
         yield pair
-    finally:
-        pair.close()
 
 
 def ask(pair, uri, **config):
