@@ -14,7 +14,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server_kit import metrics
+from server_kit import memory, metrics
 from server_kit.addresses import parse_address
 from server_kit.errors import ErrorInterceptor
 from server_kit.health import Health
@@ -51,6 +51,7 @@ def run(
     `setup` is entered before the listeners open: it adds servicers and starts background tasks, and what it started
     ends when it is left, after the last call has been answered. It says through `Health` when the server is ready.
     """
+    memory.use_one_arena()
     try:
         asyncio.run(_serve(options, services, error_codes, setup))
     except StartupError as error:

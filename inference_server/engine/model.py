@@ -14,10 +14,11 @@ from inference_server.engine.binding import BoundSession, can_be_bound
 from inference_server.engine.candidates import ANCHORS, COLUMNS, passing
 from inference_server.engine.device import Device
 from inference_server.engine.graph import ModelVersion
-from inference_server.engine.session import ORT_ERRORS, Session, explain, release_free_memory
+from inference_server.engine.session import ORT_ERRORS, Session, explain
 from inference_server.engine.sizes import BatchSizes
 from inference_server.engine.tensors import Ports, samples
 from inference_server.errors import InferenceFailed, ModelRefused, TensorsOnly
+from server_kit import memory
 
 log = structlog.get_logger(__name__)
 
@@ -116,7 +117,7 @@ class LoadedModel:
     def close(self) -> None:
         """Free the session once no run uses it any more, and give its memory back to the system."""
         self._session = self._bound = None
-        release_free_memory()
+        memory.release_free()
 
     def rehearse(self) -> None:
         """Run batches of every size that the device prepares for, and look at what comes out. Raises ModelRefused.

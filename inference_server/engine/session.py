@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import re
@@ -40,9 +39,6 @@ CONFIGURATION: Mapping[str, str] = {
 }
 # How much less of a core a load gets than the frames that are answered meanwhile.
 LOW_PRIORITY = 5
-
-# Of glibc; other C libraries have no such call and no such need.
-_MALLOC_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +113,6 @@ def _quota(cpu_max: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return None if quota == "max" else -(-int(quota) // int(period))
-
-
-def release_free_memory() -> None:
-    """Give free memory back to the system: glibc keeps what lies between blocks in use, and swaps leave much."""
-    if _MALLOC_TRIM is not None:
-        _MALLOC_TRIM(0)
 
 
 def explain(error: BaseException) -> str:

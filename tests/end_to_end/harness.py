@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from videoai.inference.v1 import inference_pb2, inference_pb2_grpc
 from videoai.registry.v1 import registry_pb2, registry_pb2_grpc
@@ -68,6 +69,12 @@ class Process:
         assert line.startswith("listening on "), f"{line!r}\n{self.log}"
         self.address = line.removeprefix("listening on ").strip()
         return self
+
+    @property
+    def memory(self) -> int:
+        """Bytes in use that are its own: pages of files, its libraries among them, come and go with other processes."""
+        memory = psutil.Process(self.popen.pid).memory_info()
+        return int(memory.rss - memory.shared)
 
     def send(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)

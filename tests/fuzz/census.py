@@ -81,7 +81,7 @@ def leaks(before: Holdings, after: Holdings) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Resident bytes of the server over time, one sample after each so many cases."""
+    """Bytes that the server holds over time, one sample after each so many cases."""
 
     samples: list[int]
 
@@ -97,5 +97,8 @@ class Memory:
         return int(median(self.samples[-max(1, len(self.samples) // 10) :]))
 
     @property
-    def summary(self) -> dict[str, int]:
-        return {"early": self.early, "late": self.late, "most": max(self.samples)}
+    def quarters(self) -> list[int]:
+        """After each quarter of the run: the median of the samples of its last tenth."""
+        ends = [len(self.samples) * quarter // 4 for quarter in range(1, 5)]
+        few = max(1, len(self.samples) // 40)
+        return [int(median(self.samples[max(0, end - few) : end] or self.samples[:1])) for end in ends]
