@@ -104,8 +104,9 @@ def open_source(
         _check_size(os.fstat(file).st_size, settings.max_video_bytes)
         return recognise(os.pread(file, SNIFF_BYTES, 0), settings.containers), Spooled(link, file)
     stream = Streamed(link, settings.max_video_bytes)
-    demuxer = recognise(bytes(stream.peek(SNIFF_BYTES)), settings.containers)
-    stream.start = bytes(stream.head[:SNIFF_BYTES])
+    # No more than these, whatever has come: what a video is taken for must not depend on how fast it came.
+    stream.start = bytes(stream.peek(SNIFF_BYTES)[:SNIFF_BYTES])
+    demuxer = recognise(stream.start, settings.containers)
     if demuxer == "mov" and not _hold_index(stream):
         return demuxer, _spool(stream, spool, settings.max_spool_bytes)
     return demuxer, stream

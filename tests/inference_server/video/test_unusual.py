@@ -14,7 +14,7 @@ import pytest
 
 from inference_server.errors import UnsupportedVideo, VideoLimitExceeded
 from inference_server.video import DecoderPool, DecoderSettings
-from inference_server.video.source import Spooled, Streamed
+from inference_server.video.source import Spooled, Streamed, open_source
 
 
 def mux(path: Path, *sizes: tuple[int, int], sound: bool = False) -> bytes:
@@ -99,3 +99,20 @@ def test_a_reader_never_hands_back_more_than_was_asked_for(tmp_path: Path, size:
             assert b"".join(pieces) == data
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("piece", [1, 188, 100_000])
+def test_what_a_video_is_taken_for_does_not_depend_on_how_fast_it_comes(piece: int) -> None:
+    """A packet that lost its first byte makes a transport stream no less one."""
+    packets = [b"\x47" + bytes(187)] * 5 + [bytes(188)] + [b"\x47" + bytes(187)] * 5
+    waiting = bytearray(b"".join(packets))
+
+    def receive(most: int) -> bytes:
+        taken = bytes(waiting[: min(most, piece)])
+        del waiting[: len(taken)]
+        return taken
+
+    link: Any = SimpleNamespace(read=receive)
+    demuxer, source = open_source(link, DecoderSettings(), OSError())
+    assert demuxer == "mpegts"
+    assert b"".join(iter(lambda: source.read(1000), b"")) == b"".join(packets)
