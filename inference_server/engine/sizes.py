@@ -34,7 +34,7 @@ class BatchSizes:
         What was never learnt is taken to cost nothing: the size then stays what it is.
         """
         self._seconds[size] = seconds
-        self._change_seconds = change_seconds
+        self._change_seconds = max(0.0, change_seconds)  # two timings may differ the other way round
 
     def limit(self, most: int) -> None:
         """Use no size above `most`."""

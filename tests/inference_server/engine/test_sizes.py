@@ -57,6 +57,11 @@ def test_what_cannot_be_parted_is_run_whole_at_once():
     assert [sizes.rows(given) for given in (1, 3, 1, 7, 8)] == [1, 4, 4, 8, 8]
 
 
+def test_a_change_that_seemed_to_save_time_is_taken_to_cost_nothing():
+    sizes = sizes_of(dict.fromkeys(PROPORTIONAL, 1.0), change_seconds=-1)
+    assert {sizes.room(8) for _ in range(10)} == {8}
+
+
 def test_what_nobody_timed_stays_as_it_is():
     sizes = BatchSizes([1, 2, 4])
     assert {sizes.room(1) for _ in range(1000)} == {4}
