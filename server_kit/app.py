@@ -51,7 +51,7 @@ def run(
     `setup` is entered before the listeners open: it adds servicers and starts background tasks, and what it started
     ends when it is left, after the last call has been answered. It says through `Health` when the server is ready.
     """
-    memory.use_one_arena()
+    memory.settle()
     try:
         asyncio.run(_serve(options, services, error_codes, setup))
     except StartupError as error:
