@@ -37,6 +37,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             UnreadableRequest: grpc.StatusCode.INVALID_ARGUMENT,
             **codes,
         }
+        self._guarded: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler | None]], handler_call_details: Details
@@ -44,8 +45,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:  # an unknown method; gRPC answers it
             return handler
-        guarded = self._guard(handler, handler_call_details.method)
-        return _rebuild(handler, guarded)
+        method = handler_call_details.method
+        known = self._guarded.get(method)
+        if known is None or known[0] is not handler:
+            known = self._guarded[method] = handler, _rebuild(handler, self._guard(handler, method))
+        return known[1]
 
     def _guard(self, handler: Handler, method: str) -> Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Any]:
         inner: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream

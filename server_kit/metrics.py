@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from time import perf_counter
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
@@ -34,7 +35,7 @@ class Outcome:
 def observe_call(method: str) -> Iterator[Outcome]:
     """Count and time one call; whoever knows how it ended writes it into the yielded outcome."""
     outcome, start = Outcome(), perf_counter()
-    running = CALLS_RUNNING.labels(method)
+    running, seconds = _of(method)
     running.inc()
     try:
         yield outcome
@@ -44,7 +45,13 @@ def observe_call(method: str) -> Iterator[Outcome]:
     finally:
         running.dec()
         CALLS.labels(method, outcome.code).inc()
-        CALL_SECONDS.labels(method).observe(perf_counter() - start)
+        seconds.observe(perf_counter() - start)
+
+
+@cache
+def _of(method: str) -> tuple[Gauge, Histogram]:
+    """Looked up once, which costs more than counting; only methods that exist are asked for."""
+    return CALLS_RUNNING.labels(method), CALL_SECONDS.labels(method)
 
 
 @contextmanager

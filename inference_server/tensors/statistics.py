@@ -79,7 +79,10 @@ class AllStatistics:
         self._of: WeakKeyDictionary[Running, Statistics] = WeakKeyDictionary()
 
     def of(self, running: Running) -> Statistics:
-        return self._of.setdefault(running, Statistics())
+        found = self._of.get(running)
+        if found is None:
+            found = self._of[running] = Statistics()
+        return found
 
     def __iter__(self) -> Iterator[Statistics]:
         return iter(self._of.values())
