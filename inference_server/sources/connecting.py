@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from inference_server.errors import SourceUnavailable
+from inference_server.errors import SourceRefused, SourceUnavailable
 from inference_server.sources.hosts import AllowedHosts
 from inference_server.sources.source import SourceLost
-from inference_server.sources.uris import NetworkUri
+from inference_server.sources.uris import NetworkUri, redirected
+
+T = TypeVar("T")
 
 _BUFFER = 256 * 1024
+_MOST_REDIRECTS = 5
 # A source that sends less than this within the read timeout has stalled, however regularly it does.
 LEAST_BYTES = 1024
 
@@ -95,6 +99,30 @@ async def answering(uri: NetworkUri, network: Network) -> AsyncIterator[None]:
         raise SourceUnavailable(f"{uri} did not answer within {limit}") from None
     except SourceLost as lost:
         raise SourceUnavailable(f"{uri} did not answer: {lost}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """A host's word that what it was asked for is at `location`."""
+
+    location: str
+
+
+async def follow(
+    stack: AsyncExitStack, uri: NetworkUri, network: Network, ask: Callable[[Link, NetworkUri], Awaitable[T | Redirect]]
+) -> T:
+    """What `ask` gets of `uri`, or of the host that it redirects to, if that is allowed. Raises SourceError.
+
+    The connection that it came over is closed with `stack`, those to hosts that redirect before.
+    """
+    where = uri
+    for _ in range(_MOST_REDIRECTS + 1):
+        answer = await ask(await stack.enter_async_context(connect(where, network)), where)
+        if not isinstance(answer, Redirect):
+            return answer
+        await stack.aclose()
+        where = redirected(where, answer.location)
+    raise SourceRefused(f"{uri} redirects more than {_MOST_REDIRECTS} times")
 
 
 async def _open(uri: NetworkUri, addresses: list[str]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

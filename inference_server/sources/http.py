@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import h11
 
 from inference_server.errors import SourceNotFound, SourceRefused, SourceUnavailable
-from inference_server.sources.connecting import Link, Network, answering, connect
+from inference_server.sources.connecting import Link, Network, Redirect, answering, follow
 from inference_server.sources.multipart import Parts, boundary
 from inference_server.sources.source import SourceLost
-from inference_server.sources.uris import NetworkUri, redirected
+from inference_server.sources.uris import NetworkUri
 from inference_server.video import DecodedStream
 
-_MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -97,19 +96,16 @@ class HttpSource:
         """Ask, following redirects to hosts that are allowed. Raises SourceError."""
         async with AsyncExitStack() as stack:
             async with answering(self.uri, self.network):
-                response = await self._follow(stack)
+                response = await follow(stack, self.uri, self.network, _ask)
             yield response
 
-    async def _follow(self, stack: AsyncExitStack) -> _Response:
-        uri = self.uri
-        for _ in range(_MOST_REDIRECTS + 1):
-            exchange = _Exchange(await stack.enter_async_context(connect(uri, self.network)))
-            response = await exchange.ask(uri)
-            if response.status_code not in _REDIRECTS:
-                return _accept(uri, response, exchange)
-            await stack.aclose()
-            uri = redirected(uri, _header(response, b"location"))
-        raise SourceRefused(f"{self.uri} redirects more than {_MOST_REDIRECTS} times")
+
+async def _ask(link: Link, uri: NetworkUri) -> _Response | Redirect:
+    exchange = _Exchange(link)
+    response = await exchange.ask(uri)
+    if response.status_code in _REDIRECTS:
+        return Redirect(_header(response, b"location"))
+    return _accept(uri, response, exchange)
 
 
 def _accept(uri: NetworkUri, response: h11.Response, exchange: _Exchange) -> _Response:

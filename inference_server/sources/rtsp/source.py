@@ -7,18 +7,18 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from inference_server.errors import SourceRefused
-from inference_server.sources.connecting import Network, answering, connect
+from inference_server.sources.connecting import Link, Network, Redirect, answering, follow
 from inference_server.sources.rtsp import sdp
 from inference_server.sources.rtsp.messages import Message, Packet
 from inference_server.sources.rtsp.receiver import ENCODINGS, Receiver
 from inference_server.sources.rtsp.session import Session, check
 from inference_server.sources.source import SourceLost
-from inference_server.sources.uris import NetworkUri, redirected
+from inference_server.sources.uris import NetworkUri
 from inference_server.video import DecodedStream
 
-_MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 305, 307, 308})
 _ABSOLUTE = re.compile(r"rtsps?://", re.IGNORECASE)
 _PLAIN = re.compile(r"[!-~]+")
@@ -72,22 +72,19 @@ class RtspSource:
         """Ask for it, following redirects to hosts that are allowed. Raises SourceError."""
         async with AsyncExitStack() as stack:
             async with answering(self.uri, self.network):
-                playing = await self._follow(stack)
+                playing = await follow(stack, self.uri, self.network, partial(_ask, stack))
             yield playing
 
-    async def _follow(self, stack: AsyncExitStack) -> _Playing:
-        uri = self.uri
-        for _ in range(_MOST_REDIRECTS + 1):
-            session = Session(await stack.enter_async_context(connect(uri, self.network)), uri)
-            await session.ask("OPTIONS", session.target)  # tells how to keep alive; to refuse it does no harm
-            described = await session.ask("DESCRIBE", session.target, Accept="application/sdp")
-            if described.status not in _REDIRECTS:
-                check(uri, described)
-                stack.push_async_callback(session.leave)
-                return await _play(session, described)
-            await stack.aclose()
-            uri = redirected(uri, described.get("location"))
-        raise SourceRefused(f"{self.uri} redirects more than {_MOST_REDIRECTS} times")
+
+async def _ask(stack: AsyncExitStack, link: Link, uri: NetworkUri) -> _Playing | Redirect:
+    session = Session(link, uri)
+    await session.ask("OPTIONS", session.target)  # tells how to keep alive; to refuse it does no harm
+    described = await session.ask("DESCRIBE", session.target, Accept="application/sdp")
+    if described.status in _REDIRECTS:
+        return Redirect(described.get("location"))
+    check(uri, described)
+    stack.push_async_callback(session.leave)
+    return await _play(session, described)
 
 
 async def _play(session: Session, described: Message) -> _Playing:
