@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,6 +17,17 @@ from demo import scene
 from harness import NAME, PATIENCE, eventually, serving
 from rtsp_server import Plan, RtspServer, encode
 from videoai.inference.v1 import inference_pb2 as pb
+
+
+@contextmanager
+def listening(handler):
+    """An HTTP server of this process that answers by `handler`; its port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +65,8 @@ def camera(folder):
         def log_message(self, *_):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://root:secret@127.0.0.1:{server.server_port}/live?token=secret"
-        server.shutdown()
-        thread.join()
+    with listening(Camera) as port:
+        yield f"http://root:secret@127.0.0.1:{port}/live?token=secret"
 
 
 @pytest.fixture(scope="module")
@@ -178,12 +185,8 @@ def endless_camera(folder):
         def log_message(self, *_):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/live"
-        server.shutdown()
-        thread.join()
+    with listening(Camera) as port:
+        yield f"http://127.0.0.1:{port}/live"
 
 
 def test_a_call_that_is_cancelled_frees_its_decoder_its_memory_its_connection_and_its_place(pair, endless_camera):
