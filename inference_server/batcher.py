@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import accumulate
-from threading import Lock
+from threading import Lock, Semaphore
 from time import monotonic, perf_counter
 from typing import Any, Generic, TypeVar
 
@@ -20,6 +19,7 @@ from inference_server.detection import Found, Options, Placement
 from inference_server.engine import LoadedModel
 from inference_server.errors import DeadlinePassed, InvalidField, QueueFull
 from inference_server.fair_queue import FairQueue, Turn
+from inference_server.pace import Pace
 
 Arrays = Mapping[str, NDArray[Any]]
 Result = TypeVar("Result")
@@ -66,11 +66,15 @@ class _Reading:
 
 @dataclass(slots=True, eq=False)
 class Job(Generic[Result]):
-    """Rows that go through the session together. `alike` is what jobs of one batch have in common."""
+    """Rows that go through the session together. `alike` is what jobs of one batch have in common.
+
+    `shapes` is what the time of a run depends on where it goes alone.
+    """
 
     inputs: Arrays
     rows: int
     alike: Hashable
+    shapes: Hashable
     outputs: Collection[str] | None
     reading: _Reading | None
     turn: Turn
@@ -79,6 +83,10 @@ class Job(Generic[Result]):
 
     def wants(self, output: str) -> bool:
         return self.outputs is None or output in self.outputs
+
+
+_Answers = list[tuple[Job[Any], Any]]
+"""Jobs with what each ends with, an answer or an exception."""
 
 
 class Batcher:
@@ -91,13 +99,16 @@ class Batcher:
 
     At most `runs` batches run at a time. `turns` is held while one does, so that the versions of one model take turns;
     with one thread more than `runs` in `executor` one reads the outputs of a batch while others run the next.
+
+    What comes to an idle session and is known to be over at once is run where it is, in the thread of the event loop:
+    the way to another and back would take longer.
     """
 
     def __init__(
         self,
         model: LoadedModel,
         executor: Executor,
-        turns: AbstractContextManager[Any],
+        turns: Semaphore,
         *,
         runs: int = 1,
         max_queue: int = MAX_QUEUE,
@@ -110,6 +121,7 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics.of_queue(model.version.model_name)
         self._frames_alike = _frames_alike(model)
+        self._pace = Pace()
         self._lock = Lock()  # of what follows
         self._queue: FairQueue[Job[Any]] = FairQueue()
         self._bounded_rows = 0
@@ -146,7 +158,7 @@ class Batcher:
         outputs = None if include_outputs else self._model.read_outputs
         reading = _Reading(placement, options, include_outputs)
         inputs = {self._model.frames_input: pixels[None]}
-        return self._ask(inputs, 1, self._frames_alike, outputs, reading, turn)
+        return self._ask(inputs, 1, self._frames_alike, self._frames_alike, outputs, reading, turn)
 
     def withdraw(self, job: Job[Any]) -> bool:
         """Cancel the answer, unless the session has begun with it: then False, and its arrays are in use until then."""
@@ -170,7 +182,8 @@ class Batcher:
             raise InvalidField("inputs", f"at most {self._model.max_batch} rows for this server and model, got {rows}")
         else:
             alike = _alike(inputs)
-        job: Job[TensorAnswer] = self._ask(inputs, rows, alike, outputs, None, turn)
+        shapes = tuple((name, array.shape) for name, array in inputs.items())
+        job: Job[TensorAnswer] = self._ask(inputs, rows, alike, shapes, outputs, None, turn)
         return await self.wait(job)
 
     def _ask(
@@ -178,13 +191,14 @@ class Batcher:
         inputs: Arrays,
         rows: int,
         alike: Hashable,
+        shapes: Hashable,
         outputs: Collection[str] | None,
         reading: _Reading | None,
         turn: Turn,
     ) -> Job[Any]:
-        job: Job[Any] = Job(inputs, rows, alike, outputs, reading, turn, self._loop.create_future())
+        job: Job[Any] = Job(inputs, rows, alike, shapes, outputs, reading, turn, self._loop.create_future())
         self._push(job)
-        if turn.deadline is not None:
+        if turn.deadline is not None and not job.answer.done():
             late = self._loop.call_at(turn.deadline, self._give_up, job)
             job.answer.add_done_callback(lambda _: late.cancel())
         return job
@@ -199,6 +213,9 @@ class Batcher:
             raise
 
     def _push(self, job: Job[Any]) -> None:
+        if not self._steps and self._pace.is_quick(job.shapes) and self._turns.acquire(blocking=False):
+            self._run_here(job)
+            return
         with self._lock:
             if job.turn.bounded and self._bounded_rows and self._bounded_rows + job.rows > self._max_queue:
                 self._metrics.rejected.inc()
@@ -209,6 +226,15 @@ class Batcher:
                 return
             self._steps += 1
         self._executor.submit(self._step)
+
+    def _run_here(self, job: Job[Any]) -> None:
+        batch = _Batch(job.rows)
+        batch.takes(job)
+        try:
+            batch.run(self._model)
+        finally:
+            self._turns.release()
+        self._settle(batch, batch.read(self._model, self._metrics))
 
     def _remove(self, job: Job[Any]) -> bool:
         with self._lock:
@@ -237,7 +263,17 @@ class Batcher:
             self._steps -= not more
         if more:
             self._executor.submit(self._step)
-        self._loop.call_soon_threadsafe(_settle, batch.read(self._model, self._metrics))
+        self._loop.call_soon_threadsafe(self._settle, batch, batch.read(self._model, self._metrics))
+
+    def _settle(self, batch: _Batch, answers: _Answers) -> None:
+        """Tell who waits; in the thread of the event loop."""
+        if batch.alone is not None:
+            self._pace.learn(batch.alone, batch.seconds)
+        for job, answer in answers:
+            if isinstance(answer, Exception):
+                job.answer.set_exception(answer)
+            else:
+                job.answer.set_result(answer)
 
     def _take(self) -> _Batch:
         with self._lock:
@@ -269,6 +305,12 @@ class _Batch:
         self._ran: list[tuple[Arrays | Exception, int]] = []  # each job's outputs, and its first row in them
         self._started = 0.0
         self._seconds = 0.0
+        self.seconds = 0.0  # all that it took, reading included
+
+    @property
+    def alone(self) -> Hashable:
+        """The shapes of the only job that ran, None if several did or none."""
+        return self._jobs[0].shapes if len(self._jobs) == 1 else None
 
     def takes(self, job: Job[Any]) -> bool | None:
         """Add a job and return True; False if it does not go with the others, None if no more do."""
@@ -302,15 +344,17 @@ class _Batch:
         firsts = accumulate((job.rows for job in self._jobs), initial=0)
         return [(together, first) for first, _ in zip(firsts, self._jobs, strict=False)]
 
-    def read(self, model: LoadedModel, seen: metrics.OfQueue) -> list[tuple[Job[Any], Any]]:
+    def read(self, model: LoadedModel, seen: metrics.OfQueue) -> _Answers:
         """Each job with its answer, or with the exception that it ends with. What the session gave is let go of."""
         seen.ran(self._started, self._seconds, [(job.rows, job.queued_at) for job in self._jobs])
-        seen.expired.inc(len(self._late))
+        if self._late:
+            seen.expired.inc(len(self._late))
         ran, self._ran = self._ran, []
         answers = [
             outputs if isinstance(outputs, Exception) else self._answer(model, job, outputs, first)
             for job, (outputs, first) in zip(self._jobs, ran, strict=True)
         ]
+        self.seconds = perf_counter() - self._started
         return [*((job, DeadlinePassed(LATE)) for job in self._late), *zip(self._jobs, answers, strict=True)]
 
     def _answer(self, model: LoadedModel, job: Job[Any], ran: Arrays, first: int) -> Any:
@@ -339,11 +383,3 @@ def _outputs(jobs: Sequence[Job[Any]]) -> Collection[str] | None:
             return None
         wanted.update(job.outputs)
     return wanted
-
-
-def _settle(settled: Sequence[tuple[Job[Any], Any]]) -> None:
-    for job, answer in settled:
-        if isinstance(answer, Exception):
-            job.answer.set_exception(answer)
-        else:
-            job.answer.set_result(answer)

@@ -200,9 +200,9 @@ class LoadedModel:
         if session is None:
             raise RuntimeError("the model is closed")
         feeds = self.ports.feed(inputs)
-        bound = self._bound if can_be_bound(feeds) else None
+        bound = self._bound
         try:
-            if bound is not None:
+            if bound is not None and can_be_bound(feeds):
                 return bound.run(names, feeds)
             joined = {name: stack.joined() for name, stack in feeds.items()}
             return dict(zip(names, session.run(names, joined), strict=True))

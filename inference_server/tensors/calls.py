@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -9,11 +10,11 @@ from videoai.open_inference.v2 import open_inference_pb2 as pb
 
 from inference_server.errors import DeadlinePassed, InvalidField, NotSupported, TimedOut, VersionNotRunning
 from inference_server.fair_queue import Turn
-from inference_server.serving import Lease, Running, ServedModels
-from inference_server.tensors.convert import read_call, write_response
-from inference_server.tensors.messages import InferRequest, InferResponse
+from inference_server.serving import Lease, Running, ServedModel, ServedModels
+from inference_server.tensors.convert import Plan, plan
+from inference_server.tensors.messages import Head, InferRequest, InferResponse
 from inference_server.tensors.shared_memory import Regions
-from inference_server.tensors.statistics import AllStatistics, Timing
+from inference_server.tensors.statistics import AllStatistics, Statistics, Timing
 
 MICROSECONDS = 1_000_000
 SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
@@ -40,14 +41,32 @@ def read_version(version: str) -> int | None:
     return int(version)
 
 
-def read_turn(request: pb.ModelInferRequest, caller: str) -> Turn:
-    """When the parameters let a request have its turn. Raises InvalidField, NotSupported."""
+def read_turn(request: pb.ModelInferRequest) -> tuple[int, float]:
+    """Priority and seconds to wait at most (0 = as long as it takes) as the parameters say.
+
+    Raises InvalidField, NotSupported.
+    """
     for name in SEQUENCE:
         if _value(request, name):
             raise NotSupported(f"parameters: {name} is not supported: each request is answered by itself")
     priority, timeout = (_whole(request, name) for name in ("priority", "timeout"))
     # 1 is the highest, and requests that name none go with those that say 2.
-    return Turn(caller, 2 - priority if priority else 0, monotonic() + timeout / MICROSECONDS if timeout else None)
+    return 2 - priority if priority else 0, timeout / MICROSECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the head of a request asks, for as long as the same version runs."""
+
+    served: ServedModel
+    running: Running
+    statistics: Statistics
+    plan: Plan
+    priority: int
+    timeout: float
+
+    def turn(self, caller: str) -> Turn:
+        return Turn(caller, self.priority, monotonic() + self.timeout if self.timeout else None)
 
 
 class Calls:
@@ -60,36 +79,59 @@ class Calls:
 
     async def answer(self, request: InferRequest, caller: str) -> InferResponse:
         """Answer one request by one version; callers take turns. Raises what the domain raises."""
-        message = request.message
-        served = self._models.find(message.model_name)
-        with lease(self._models, message.model_name, message.model_version) as running:
-            started = perf_counter()
+        started = perf_counter()
+        known: _Known | None = request.head.known
+        if known is None or known.running is not known.served.running:
+            known = self._look_at(request.head, started)
+        with known.running.lease():
             try:
-                response = await self._answer(request, running, caller, started)
+                response = await self._answer(request, known, caller, started)
             except Exception:
-                self.statistics.of(running).failed(perf_counter() - started)
-                served.requests_failed += 1
+                _failed(known.served, known.statistics, started)
                 raise
-            served.requests_answered += 1
+            known.served.requests_answered += 1
             return response
 
-    async def _answer(self, request: InferRequest, running: Running, caller: str, started: float) -> InferResponse:
-        turn = read_turn(request.message, caller)
-        call = read_call(request, running.model, self._regions)
+    def _look_at(self, head: Head, started: float) -> _Known:
+        """What `head` asks of the version that runs; kept there, unless it leaves open which model it means."""
+        message = head.message
+        served = self._models.find(message.model_name)
+        with lease(self._models, message.model_name, message.model_version) as running:
+            statistics = self.statistics.of(running)
+            try:
+                turn = read_turn(message)
+                known = _Known(served, running, statistics, plan(message, running.model, self._regions), *turn)
+            except Exception:
+                _failed(served, statistics, started)
+                raise
+        if message.model_name:
+            head.known = known
+        return known
+
+    async def _answer(self, request: InferRequest, known: _Known, caller: str, started: float) -> InferResponse:
+        plan = known.plan
+        inputs = plan.read(request.raw, self._regions)
         read = perf_counter()
         try:
-            answer = await running.batcher.submit_tensors(call.inputs, call.rows, outputs=call.outputs, turn=turn)
+            answer = await known.running.batcher.submit_tensors(
+                inputs, plan.rows, outputs=plan.names, turn=known.turn(caller)
+            )
         except DeadlinePassed as error:
             raise TimedOut(str(error)) from None
         ran = perf_counter()
-        response = write_response(request.message, running.model, call, answer.outputs)
+        response = plan.answer(answer.outputs, request.id, self._regions)
         done = perf_counter()
-        self.statistics.of(running).answered(
+        known.statistics.answered(
             Timing(
-                call.rows, read - started, answer.queue_seconds, answer.inference_seconds, done - ran, done - started
+                plan.rows, read - started, answer.queue_seconds, answer.inference_seconds, done - ran, done - started
             )
         )
         return response
+
+
+def _failed(served: ServedModel, statistics: Statistics, started: float) -> None:
+    statistics.failed(perf_counter() - started)
+    served.requests_failed += 1
 
 
 def _whole(request: pb.ModelInferRequest, name: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,111 +13,171 @@ from videoai.open_inference.v2 import open_inference_pb2 as pb
 from inference_server.detection import TensorSpec
 from inference_server.engine import LoadedModel
 from inference_server.errors import InvalidField, NotSupported
-from inference_server.tensors.datatypes import BY_DTYPE, DATATYPES, Buffer
-from inference_server.tensors.messages import InferRequest, InferResponse
-from inference_server.tensors.shared_memory import Region, Regions
+from inference_server.tensors.datatypes import BY_DTYPE, DATATYPES, Buffer, Datatype
+from inference_server.tensors.messages import InferResponse
+from inference_server.tensors.shared_memory import Regions
 
 REGION, SIZE, OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
 
 InputTensor = pb.ModelInferRequest.InferInputTensor
+Written = tuple[tuple[int, ...], int]
+"""Of an output: its shape, and how many bytes went into shared memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Bytes of a region of shared memory."""
+    """Bytes of a region of shared memory. The region is looked up each time: it may be registered anew."""
 
-    region: Region
+    region: str
     offset: int
     byte_size: int
 
-    def read(self) -> Buffer:
-        return self.region.read(self.offset, self.byte_size)
+    def read(self, regions: Regions) -> Buffer:
+        return regions.find(self.region).read(self.offset, self.byte_size)
+
+    def write(self, content: Buffer, regions: Regions) -> None:
+        regions.find(self.region).write(content, self.offset, self.byte_size)
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """What is asked of one version: inputs of `rows` rows, and outputs; some of these go to places of their own."""
+class Input:
+    """An input as a request describes it. `where` is its field there, `place` where its bytes are if not in there."""
 
-    inputs: Mapping[str, NDArray[Any]]
+    where: str
+    tensor: InputTensor
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+    count: int
+    place: Place | None
+
+    def array(self, raw: Buffer | None) -> NDArray[Any]:
+        """The elements in `raw`, or in its typed contents where that is None. Raises InvalidField."""
+        try:
+            flat = self._typed() if raw is None else self.datatype.from_raw(raw, self.count)
+        except ValueError as error:
+            raise InvalidField(f"{self.where} ({self.name})", str(error)) from None
+        try:
+            return flat.reshape(self.shape)
+        except ValueError:  # of no elements, by dimensions that NumPy does not count with
+            expected = f"smaller or fewer dimensions, got {list(self.shape)[:50]}"
+            raise InvalidField(f"{self.where}.shape", expected) from None
+
+    def _typed(self) -> NDArray[Any]:
+        contents, name, given = self.datatype.contents, self.datatype.name, self.tensor.contents
+        if contents is None:
+            raise InvalidField(f"{self.where}.contents", f"none, for {name} can only be sent raw")
+        wrong = [field.name for field, _ in given.ListFields() if field.name != contents]
+        if wrong:
+            raise InvalidField(f"{self.where}.contents", f"{contents} for {name}, got {', '.join(wrong)}")
+        return self.datatype.from_contents(getattr(given, contents), self.count)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An output that a request asks for; `place` is where its bytes are to go if not into the answer."""
+
+    name: str
+    datatype: Datatype
+    place: Place | None = None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a request's head asks of one version, checked. What is left for each request are its tensors.
+
+    All inputs together have `rows` rows, as the batch goes.
+    """
+
+    model: LoadedModel
+    inputs: Sequence[Input]
     rows: int
-    outputs: Sequence[str]
-    places: Mapping[str, Place] = field(default_factory=dict)
+    outputs: Sequence[Output]
+    names: Sequence[str] = field(init=False)
+    _raws: int = field(init=False)
+    _typed: Input | None = field(init=False)
+    _answered: tuple[list[Written], bytes] = field(init=False, default=([], b""))
+
+    def __post_init__(self) -> None:
+        self.names = [output.name for output in self.outputs]
+        self._raws = sum(one.place is None for one in self.inputs)
+        self._typed = next((one for one in self.inputs if one.tensor.HasField("contents")), None)
+
+    def read(self, raw: Sequence[Buffer], regions: Regions) -> dict[str, NDArray[Any]]:
+        """The inputs by name, `raw` being those that the request brings. Raises InvalidField, RegionUnknown."""
+        if raw:
+            self._check(raw)
+        rest = iter(raw)
+        return {
+            one.name: one.array(next(rest, None) if one.place is None else one.place.read(regions))
+            for one in self.inputs
+        }
+
+    def answer(self, arrays: Mapping[str, NDArray[Any]], identifier: str, regions: Regions) -> InferResponse:
+        """The answer with `arrays`, the outputs asked for. Raises InvalidField where one does not fit its place."""
+        raw: list[Buffer] = []
+        written: list[Written] = []
+        for output in self.outputs:
+            array = arrays[output.name]
+            content = output.datatype.to_raw(array)
+            if output.place is None:
+                written.append((array.shape, 0))
+                raw.append(content)
+            else:
+                output.place.write(content, regions)
+                written.append((array.shape, len(content)))
+                raw.append(b"")  # clients count on an entry for each output
+        return InferResponse(self._head(written), identifier, raw)
+
+    def _check(self, raw: Sequence[Buffer]) -> None:
+        if self._typed is not None:
+            raise InvalidField(f"{self._typed.where}.contents", "none where raw_input_contents is given")
+        if len(raw) != self._raws:
+            raise InvalidField("raw_input_contents", f"{self._raws} entries, one for each input, got {len(raw)}")
+
+    def _head(self, written: list[Written]) -> bytes:
+        """What stands in the answer beside the tensors. It is that of the answer before if the sizes are."""
+        before, head = self._answered
+        if written == before:
+            return head
+        version = self.model.version
+        message = pb.ModelInferResponse(model_name=version.model_name, model_version=str(version.version))
+        for output, (shape, size) in zip(self.outputs, written, strict=True):
+            described = message.outputs.add(name=output.name, datatype=output.datatype.name, shape=shape)
+            if (place := output.place) is not None:
+                described.parameters[REGION].string_param = place.region
+                described.parameters[SIZE].int64_param = size
+                if place.offset:
+                    described.parameters[OFFSET].int64_param = place.offset
+        head = message.SerializeToString()
+        self._answered = written, head
+        return head
 
 
-def read_call(request: InferRequest, model: LoadedModel, regions: Regions) -> Call:
-    """What `request` asks of `model`. Raises InvalidField, RegionUnknown, NotSupported."""
-    message = request.message
-    elsewhere = [_place(f"inputs[{index}]", tensor, regions) for index, tensor in enumerate(message.inputs)]
-    raw = _raw_inputs(request, elsewhere)
+def plan(message: pb.ModelInferRequest, model: LoadedModel, regions: Regions) -> Plan:
+    """What `message` asks of `model`. Raises InvalidField, RegionUnknown, NotSupported."""
     specs = {spec.name: spec for spec in (*model.ports.inputs, *filter(None, [model.ports.frames]))}
-    inputs: dict[str, NDArray[Any]] = {}
+    inputs: dict[str, Input] = {}
     for index, tensor in enumerate(message.inputs):
+        where = f"inputs[{index}]"
         if tensor.name not in specs or tensor.name in inputs:
             once = ", each once" if tensor.name in inputs else ""
-            raise InvalidField(f"inputs[{index}].name", f"one of {', '.join(specs)}{once}, got {tensor.name[:200]!r}")
-        inputs[tensor.name] = _array(f"inputs[{index}]", tensor, specs[tensor.name], raw[index])
+            raise InvalidField(f"{where}.name", f"one of {', '.join(specs)}{once}, got {tensor.name[:200]!r}")
+        inputs[tensor.name] = _input(where, tensor, specs[tensor.name], regions)
     model.ports.check(inputs)
-    outputs, places = _outputs(message, model, regions)
-    return Call(inputs, _rows(inputs, model), outputs, places)
+    return Plan(model, [*inputs.values()], _rows(inputs.values(), model), _outputs(message, model, regions))
 
 
-def write_response(
-    request: pb.ModelInferRequest, model: LoadedModel, call: Call, arrays: Mapping[str, NDArray[Any]]
-) -> InferResponse:
-    """The answer with `arrays`, the outputs asked for. Raises InvalidField where one does not fit its place."""
-    message = pb.ModelInferResponse(
-        model_name=model.version.model_name, model_version=str(model.version.version), id=request.id
-    )
-    dtypes = {spec.name: spec.dtype for spec in model.ports.outputs}
-    raw: list[Buffer] = []
-    for name in call.outputs:
-        array = arrays[name]
-        datatype = BY_DTYPE[dtypes[name]]
-        output = message.outputs.add(name=name, datatype=datatype.name, shape=array.shape)
-        content = datatype.to_raw(array)
-        if (place := call.places.get(name)) is not None:
-            place.region.write(content, place.offset, place.byte_size)
-            output.parameters[REGION].string_param = place.region.name
-            output.parameters[SIZE].int64_param = len(content)
-            if place.offset:
-                output.parameters[OFFSET].int64_param = place.offset
-            content = b""  # clients count on an entry for each output
-        raw.append(content)
-    return InferResponse(message, raw)
-
-
-def _raw_inputs(request: InferRequest, elsewhere: Sequence[Place | None]) -> list[Buffer | None]:
-    """The raw elements of each input, wherever they lie; None for those that are typed."""
-    typed = [index for index, tensor in enumerate(request.message.inputs) if tensor.HasField("contents")]
-    for index in typed:
-        if request.raw or elsewhere[index] is not None:
-            other = "raw_input_contents" if request.raw else REGION
-            raise InvalidField(f"inputs[{index}].contents", f"none where {other} is given")
-    if request.raw and len(request.raw) != elsewhere.count(None):
-        raise InvalidField(
-            "raw_input_contents", f"{elsewhere.count(None)} entries, one for each input, got {len(request.raw)}"
-        )
-    rest = iter(request.raw)
-    return [place.read() if place is not None else next(rest, None) for place in elsewhere]
-
-
-def _array(where: str, tensor: InputTensor, spec: TensorSpec, raw: Buffer | None) -> NDArray[Any]:
+def _input(where: str, tensor: InputTensor, spec: TensorSpec, regions: Regions) -> Input:
+    place = _place(where, tensor, regions)
+    if place is not None and tensor.HasField("contents"):
+        raise InvalidField(f"{where}.contents", f"none where {REGION} is given")
     wanted = BY_DTYPE[spec.dtype]
     if tensor.datatype != wanted.name:
         known = "" if tensor.datatype in DATATYPES else ", which is no datatype"
         raise InvalidField(f"{where}.datatype", f"{wanted.name} for {spec.name}, got {tensor.datatype[:50]!r}{known}")
     shape = _checked_shape(where, tensor, spec)
-    count = math.prod(shape)
-    try:
-        flat = (
-            _typed(where, tensor, wanted.contents, wanted.name, count) if raw is None else wanted.from_raw(raw, count)
-        )
-    except ValueError as error:
-        raise InvalidField(f"{where} ({spec.name})", str(error)) from None
-    try:
-        return flat.reshape(shape)
-    except ValueError:  # of no elements, by dimensions that NumPy does not count with
-        raise InvalidField(f"{where}.shape", f"smaller or fewer dimensions, got {list(shape)[:50]}") from None
+    return Input(where, tensor, spec.name, wanted, shape, math.prod(shape), place)
 
 
 def _checked_shape(where: str, tensor: InputTensor, spec: TensorSpec) -> tuple[int, ...]:
@@ -127,15 +187,6 @@ def _checked_shape(where: str, tensor: InputTensor, spec: TensorSpec) -> tuple[i
     if not _fits(shape, spec.shape):
         raise InvalidField(f"{where}.shape", f"{_shape(spec)} for {spec.name}, got {list(shape)[:50]}")
     return shape
-
-
-def _typed(where: str, tensor: InputTensor, contents: str | None, name: str, count: int) -> NDArray[Any]:
-    if contents is None:
-        raise InvalidField(f"{where}.contents", f"none, for {name} can only be sent raw")
-    wrong = [field.name for field, _ in tensor.contents.ListFields() if field.name != contents]
-    if wrong:
-        raise InvalidField(f"{where}.contents", f"{contents} for {name}, got {', '.join(wrong)}")
-    return DATATYPES[name].from_contents(getattr(tensor.contents, contents), count)
 
 
 def _fits(shape: Sequence[int], wanted: tuple[int | None, ...] | None) -> bool:
@@ -148,35 +199,32 @@ def _shape(spec: TensorSpec) -> list[int]:
     return [-1 if size is None else size for size in spec.shape or ()]
 
 
-def _rows(inputs: Mapping[str, NDArray[Any]], model: LoadedModel) -> int:
+def _rows(inputs: Iterable[Input], model: LoadedModel) -> int:
     """How many rows the inputs have, as the batch goes; 1 for a model that is run as it is."""
     if model.family.picture is None or model.family.picture.batch is not None:
         return 1
-    rows = {array.shape[0] for array in inputs.values()}
+    rows = {one.shape[0] for one in inputs}
     if len(rows) > 1 or not all(1 <= count <= model.max_batch for count in rows):
         found = " and ".join(map(str, sorted(rows)))
         raise InvalidField("inputs", f"a first dimension of 1..{model.max_batch}, the same for all, got {found}")
     return next(iter(rows), 1)
 
 
-def _outputs(message: pb.ModelInferRequest, model: LoadedModel, regions: Regions) -> tuple[list[str], dict[str, Place]]:
-    """The outputs to give, and where to put those that do not go into the answer."""
-    known = [spec.name for spec in model.ports.outputs]
+def _outputs(message: pb.ModelInferRequest, model: LoadedModel, regions: Regions) -> list[Output]:
+    """The outputs to give: those asked for, else all."""
+    known = {spec.name: BY_DTYPE[spec.dtype] for spec in model.ports.outputs}
     if not message.outputs:
-        return known, {}
-    places: dict[str, Place] = {}
-    names: list[str] = []
+        return [Output(name, datatype) for name, datatype in known.items()]
+    outputs: dict[str, Output] = {}
     for index, output in enumerate(message.outputs):
         where = f"outputs[{index}]"
-        if output.name not in known or output.name in names:
-            once = ", each once" if output.name in names else ""
+        if output.name not in known or output.name in outputs:
+            once = ", each once" if output.name in outputs else ""
             raise InvalidField(f"{where}.name", f"one of {', '.join(known)}{once}, got {output.name[:200]!r}")
         if output.parameters["classification"].int64_param if "classification" in output.parameters else 0:
             raise NotSupported(f"{where}: classification is not supported: ask for the tensor itself")
-        names.append(output.name)
-        if (place := _place(where, output, regions)) is not None:
-            places[output.name] = place
-    return names, places
+        outputs[output.name] = Output(output.name, known[output.name], _place(where, output, regions))
+    return [*outputs.values()]
 
 
 def _place(where: str, tensor: Any, regions: Regions) -> Place | None:
@@ -184,7 +232,7 @@ def _place(where: str, tensor: Any, regions: Regions) -> Place | None:
     parameters = tensor.parameters
     if REGION not in parameters:
         return None
-    region = regions.find(parameters[REGION].string_param)
+    region = regions.find(parameters[REGION].string_param).name
     if SIZE not in parameters:
         raise InvalidField(f"{where}.parameters", f"{SIZE} beside {REGION}")
     return Place(region, parameters[OFFSET].int64_param if OFFSET in parameters else 0, parameters[SIZE].int64_param)

@@ -7,38 +7,53 @@ bytes instead and stay there, and in answers they are joined with what protobuf 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from google.protobuf.message import DecodeError
 from videoai.open_inference.v2 import open_inference_pb2 as pb
 
 from inference_server.tensors.datatypes import Buffer
 
-RAW_INPUT = pb.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
-RAW_OUTPUT = pb.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
-RESPONSE = pb.ModelStreamInferResponse.DESCRIPTOR.fields_by_name["infer_response"].number
-
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 FIXED = {FIXED64: 8, FIXED32: 4}
 
+# Heads that are kept, and how long they may be: typed tensors are in the head.
+MAX_HEADS = 256
+MAX_HEAD_BYTES = 2048
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
-    """`message` is without its raw_input_contents; these are `raw`, parts of the bytes received."""
+
+@dataclass(slots=True, eq=False)
+class Head:
+    """A request without its id and its raw tensors. Callers repeat it, so it is kept, with what was found out of it.
+
+    `message` must not be changed. `known` is for whoever answers.
+    """
 
     message: pb.ModelInferRequest
+    known: Any = None
+
+
+@dataclass(slots=True)
+class InferRequest:
+    """`raw` are the raw_input_contents, parts of the bytes received."""
+
+    head: Head
+    id: str = ""
     raw: Sequence[Buffer] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InferResponse:
-    """`message` is without its raw_output_contents; these are `raw`."""
+    """`head` is the serialised message without its id and its raw_output_contents; these are `raw`."""
 
-    message: pb.ModelInferResponse
-    raw: Sequence[Buffer] = field(default_factory=list)
+    head: bytes
+    id: str = ""
+    raw: Sequence[Buffer] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StreamResponse:
     """One message of an answering stream."""
 
@@ -46,17 +61,39 @@ class StreamResponse:
     error: str = ""
 
 
-def parse_request(data: bytes) -> InferRequest:
-    """The request in `data`. Raises DecodeError."""
-    view = memoryview(data)
-    rest: list[Buffer] = []
-    raw: list[Buffer] = []
-    for number, begin, value, end in _fields(view):
-        if number == RAW_INPUT:
-            raw.append(view[value:end])
-        else:
-            rest.append(view[begin:end])
-    return InferRequest(pb.ModelInferRequest.FromString(b"".join(rest)), raw)
+class RequestParser:
+    """Reads requests, and keeps the heads of the last ones."""
+
+    def __init__(self) -> None:
+        self._known = lru_cache(MAX_HEADS)(_read_head)
+
+    def parse(self, data: bytes) -> InferRequest:
+        """The request in `data`. Raises DecodeError."""
+        view = memoryview(data)
+        rest: list[Buffer] = []
+        raw: list[Buffer] = []
+        identifier = ""
+        for key, begin, value, end in _fields(view):
+            if key == RAW_INPUT:
+                raw.append(view[value:end])
+            elif key == REQUEST_ID:
+                identifier = _text(view[value:end])
+            else:
+                rest.append(view[begin:end])
+        content = b"".join(rest)
+        head = self._known(content) if len(content) <= MAX_HEAD_BYTES else _read_head(content)
+        return InferRequest(head, identifier, raw)
+
+
+def _read_head(content: bytes) -> Head:
+    return Head(pb.ModelInferRequest.FromString(content))
+
+
+def _text(value: memoryview) -> str:
+    try:
+        return str(value, "utf-8")
+    except UnicodeDecodeError as error:
+        raise DecodeError("id: expected UTF-8") from error
 
 
 def serialise_response(response: InferResponse) -> bytes:
@@ -66,27 +103,30 @@ def serialise_response(response: InferResponse) -> bytes:
 
 def serialise_stream_response(response: StreamResponse) -> bytes:
     """The bytes of one message of an answering stream."""
-    parts = list(_parts(response.response))
+    parts = _parts(response.response)
     head = pb.ModelStreamInferResponse(error_message=response.error).SerializeToString()
-    return b"".join((head, _key(RESPONSE), _varint(sum(map(len, parts))), *parts))
+    return b"".join((head, _varint(RESPONSE), _varint(sum(map(len, parts))), *parts))
 
 
-def _parts(response: InferResponse) -> Iterator[Buffer]:
-    yield response.message.SerializeToString()
+def _parts(response: InferResponse) -> list[Buffer]:
+    """Protobuf reads messages one after the other as one that has the fields of all."""
+    parts: list[Buffer] = [response.head]
+    if response.id:
+        identifier = response.id.encode()
+        parts += _varint(RESPONSE_ID), _varint(len(identifier)), identifier
     for raw in response.raw:
-        yield _key(RAW_OUTPUT)
-        yield _varint(len(raw))
-        yield raw
+        parts += _varint(RAW_OUTPUT), _varint(len(raw)), raw
+    return parts
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, int, int, int]]:
-    """Each field's number, and where it, its value if it is of bytes, and the next field begin. Raises DecodeError."""
+    """Each field's key, and where it, its value if it is of bytes, and the next field begin. Raises DecodeError."""
     place, size = 0, len(view)
     while place < size:
         begin = place
         key, place = _read_varint(view, place)
-        number, kind = key >> 3, key & 7
-        if number == RAW_INPUT and kind != BYTES:
+        kind = key & 7
+        if key >> 3 == RAW_INPUT >> 3 and kind != BYTES:
             raise DecodeError("raw_input_contents: expected bytes")
         value = place
         if kind == BYTES:
@@ -100,7 +140,7 @@ def _fields(view: memoryview) -> Iterator[tuple[int, int, int, int]]:
             raise DecodeError(f"a field of kind {kind}")
         if place > size:
             raise DecodeError("the message ends within a field")
-        yield number, begin, value, place
+        yield key, begin, value, place
 
 
 def _read_varint(view: memoryview, place: int) -> tuple[int, int]:
@@ -116,10 +156,6 @@ def _read_varint(view: memoryview, place: int) -> tuple[int, int]:
     raise DecodeError("the message ends within a number, or one is too long")
 
 
-def _key(number: int) -> bytes:
-    return _varint(number << 3 | BYTES)
-
-
 def _varint(value: int) -> bytes:
     encoded = bytearray()
     while value > 127:
@@ -127,3 +163,14 @@ def _varint(value: int) -> bytes:
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
+
+
+def _key(message: Any, field: str) -> int:
+    """What a field of bytes begins with."""
+    number: int = message.DESCRIPTOR.fields_by_name[field].number
+    return number << 3 | BYTES
+
+
+REQUEST_ID, RAW_INPUT = (_key(pb.ModelInferRequest, field) for field in ("id", "raw_input_contents"))
+RESPONSE_ID, RAW_OUTPUT = (_key(pb.ModelInferResponse, field) for field in ("id", "raw_output_contents"))
+RESPONSE = _key(pb.ModelStreamInferResponse, "infer_response")

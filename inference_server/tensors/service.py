@@ -28,8 +28,8 @@ from inference_server.tensors.calls import Calls, lease
 from inference_server.tensors.messages import (
     InferRequest,
     InferResponse,
+    RequestParser,
     StreamResponse,
-    parse_request,
     serialise_response,
     serialise_stream_response,
 )
@@ -43,6 +43,9 @@ SERVICE = DESCRIPTOR.full_name
 EXTENSIONS = ("model_repository", "model_configuration", "parameters", "statistics", "trace", "logging")
 # Answered at a time for one stream; more wait in its connection.
 STREAM_REQUESTS = 16
+FINAL = pb.ModelInferResponse(
+    parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
+).SerializeToString()
 NO_CUDA_MEMORY = "shared memory of CUDA is not supported"
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -130,8 +133,8 @@ class TensorService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         try:
             response = await self._calls.answer(request, caller)
         except InferenceError as error:
-            return StreamResponse(InferResponse(pb.ModelInferResponse(id=request.message.id)), str(error))
-        response.message.parameters["triton_final_response"].bool_param = True
+            return StreamResponse(InferResponse(b"", request.id), str(error))
+        response.head += FINAL
         return StreamResponse(response)
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:  # noqa: N802
@@ -206,16 +209,17 @@ class TensorService(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
 
 def add_to(server: grpc.aio.Server, service: TensorService) -> None:
     """Serve `service`, its tensors past protobuf: see `messages`."""
-    handlers = {method.name: _handler(method, getattr(service, method.name)) for method in DESCRIPTOR.methods}
+    parser = RequestParser()
+    handlers = {method.name: _handler(method, getattr(service, method.name), parser) for method in DESCRIPTOR.methods}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
 
-def _handler(method: MethodDescriptor, answer: Callable[..., Any]) -> Any:
+def _handler(method: MethodDescriptor, answer: Callable[..., Any], parser: RequestParser) -> Any:
     takes, gives = (GetMessageClass(message) for message in (method.input_type, method.output_type))
     if method.name == "ModelInfer":
-        return grpc.unary_unary_rpc_method_handler(answer, parse_request, serialise_response)
+        return grpc.unary_unary_rpc_method_handler(answer, parser.parse, serialise_response)
     if method.name == "ModelStreamInfer":
-        return grpc.stream_stream_rpc_method_handler(answer, parse_request, serialise_stream_response)
+        return grpc.stream_stream_rpc_method_handler(answer, parser.parse, serialise_stream_response)
     return grpc.unary_unary_rpc_method_handler(answer, takes.FromString, gives.SerializeToString)
 
 

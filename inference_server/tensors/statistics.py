@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from inference_server.serving import Running
@@ -36,8 +37,7 @@ class Parts:
         self.write.add(timing.write_seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """Where one answered request spent its time; `rows` is its batch."""
 
     rows: int

@@ -21,7 +21,7 @@ from inference_server.fair_queue import Turn
 async def batcher_for():
     """A function that makes a batcher over a model."""
     with ThreadPoolExecutor(2) as executor:
-        turns = Lock()
+        turns = Semaphore(1)
         yield lambda model, **limits: Batcher(model, executor, turns, **limits)
 
 

@@ -9,14 +9,15 @@ from videoai.open_inference.v2 import open_inference_pb2 as pb
 
 from inference_server.tensors.messages import (
     InferResponse,
+    RequestParser,
     StreamResponse,
-    parse_request,
     serialise_response,
     serialise_stream_response,
 )
 
 raws = st.lists(st.binary(max_size=300), max_size=4)
 texts = st.text(max_size=20)
+parse_request = RequestParser().parse
 
 
 @given(texts, texts, raws, st.lists(st.integers(0, 1 << 62), max_size=3))
@@ -26,8 +27,10 @@ def test_a_request_is_what_protobuf_reads(name, identifier, raw, shape):
     message.parameters["priority"].uint64_param = 3
     request = parse_request(message.SerializeToString())
     assert [bytes(part) for part in request.raw] == raw
+    assert request.id == identifier
     del message.raw_input_contents[:]
-    assert request.message == message
+    message.id = ""
+    assert request.head.message == message
 
 
 @given(st.binary(max_size=60))
@@ -47,9 +50,9 @@ def test_any_bytes_are_read_as_protobuf_reads_them_or_refused(content):
 
 @given(texts, raws, texts)
 def test_an_answer_is_what_protobuf_writes(name, raw, error):
-    message = pb.ModelInferResponse(model_name=name, id="7")
+    head = pb.ModelInferResponse(model_name=name).SerializeToString()
     whole = pb.ModelInferResponse(model_name=name, id="7", raw_output_contents=raw)
-    response = InferResponse(message, raw)
+    response = InferResponse(head, "7", raw)
     assert pb.ModelInferResponse.FromString(serialise_response(response)) == whole
     streamed = pb.ModelStreamInferResponse.FromString(serialise_stream_response(StreamResponse(response, error)))
     assert streamed == pb.ModelStreamInferResponse(error_message=error, infer_response=whole)
@@ -58,7 +61,7 @@ def test_an_answer_is_what_protobuf_writes(name, raw, error):
 def test_unknown_fields_are_passed_over():
     extra = b"\xa0\x06\x05" + b"\xa5\x06" + bytes(4) + b"\xa1\x06" + bytes(8) + b"\xa2\x06\x01x"
     request = parse_request(pb.ModelInferRequest(model_name="a", raw_input_contents=[b"b"]).SerializeToString() + extra)
-    assert (request.message.model_name, [bytes(part) for part in request.raw]) == ("a", [b"b"])
+    assert (request.head.message.model_name, [bytes(part) for part in request.raw]) == ("a", [b"b"])
 
 
 def test_a_tensor_stays_in_the_bytes_that_were_received():
