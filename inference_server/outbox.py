@@ -29,7 +29,8 @@ class Outbox(Generic[Event, Question]):
 
     `most`: how many answered questions are taken at once. With more than one, an answer waits up to HOLD_SECONDS for
     its successors, and up to BUSY_HOLD_SECONDS for those that are asked already, but only in a stream whose last
-    answers were that close together. Put in and taken out by one event loop; one task takes.
+    answers were that close together. Whoever puts in a question calls `answered` once its answer is there. Put in and
+    taken out by one event loop; one task takes.
     """
 
     def __init__(self, most: int = 1) -> None:
@@ -52,7 +53,14 @@ class Outbox(Generic[Event, Question]):
 
     def expect(self, question: Question) -> None:
         self._items.append((None, question))
-        question.answer.add_done_callback(self._count)
+
+    def answered(self) -> None:
+        """One more of the questions has its answer."""
+        now = monotonic()
+        self._apart, self._last = now - self._last, now
+        self._answered += 1
+        if self._answered >= self._enough:
+            self._notify()
 
     async def take(self) -> Event | list[Question]:
         """The next event, or the next questions that are answered: at least one, and none after one that failed."""
@@ -97,13 +105,6 @@ class Outbox(Generic[Event, Question]):
             return HOLD_SECONDS
         more = len(self._items) > self._answered + self._events
         return BUSY_HOLD_SECONDS if more and self._apart < BUSY_HOLD_SECONDS else 0
-
-    def _count(self, _: object) -> None:
-        now = monotonic()
-        self._apart, self._last = now - self._last, now
-        self._answered += 1
-        if self._answered >= self._enough:
-            self._notify()
 
     async def _sleep(self, enough: int, seconds: float | None = None) -> None:
         """Wait for an event or for `enough` answers, at most so long."""

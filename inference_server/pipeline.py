@@ -251,6 +251,7 @@ class _Stream:
             pending.asking.count(failed=answer.exception() is not None)
         if len(self._outbox) <= self._max_unsent:
             pending.frame.release()
+        self._outbox.answered()
 
     def _answered(self, pending: Pending) -> AnsweredFrame:
         version = pending.asking.model.version.version

@@ -47,14 +47,18 @@ class Decoding:
     Packets that do not decode are skipped and counted. Raises UnsupportedVideo, CorruptVideo and VideoLimitExceeded.
     """
 
-    def __init__(self, demuxer: str, source: Streamed | Spooled, settings: DecoderSettings) -> None:
+    def __init__(
+        self, demuxer: str, source: Streamed | Spooled, settings: DecoderSettings, *, wall_clock: bool = False
+    ) -> None:
         self.corrupt_packets = 0
         self.truncated = False
         self._demuxer = demuxer
         self._source = source
         self._budget = settings.corrupt_packet_budget
         self._packets = 0
+        self._wall_clock = wall_clock
         self._clock: float | None = None
+        self._unit: Fraction | None = None
         self._max_pixels = settings.max_pixels
         self._container = _open(demuxer, source, settings)
         self._stream = _pick(self._container, settings.codecs)
@@ -89,11 +93,16 @@ class Decoding:
         )
 
     def time_base(self, frame: av.VideoFrame) -> Fraction:
-        """Unit of the frame's timestamp in seconds."""
-        return _fraction(frame.time_base) or _fraction(self._stream.time_base) or Fraction(1, 90_000)
+        """Unit of the frame's timestamp in seconds. It is the same for all of a stream, and PyAV makes it anew for each."""
+        if self._unit is None:
+            self._unit = _fraction(frame.time_base) or _fraction(self._stream.time_base) or Fraction(1, 90_000)
+        return self._unit
 
     def taken(self, frame: av.VideoFrame) -> float | None:
-        """When the picture was taken by the source's own clock, in seconds since 1970; None where it tells none."""
+        """When the picture was taken by the source's own clock, in seconds since 1970; None where it tells none.
+
+        Only with `wall_clock`.
+        """
         if self._clock is None or frame.pts is None:
             return None
         return self._clock + float(frame.pts * self.time_base(frame))
@@ -112,7 +121,8 @@ class Decoding:
     def _until_too_large(self, complaints: Complaints) -> Iterator[tuple[av.VideoFrame, float]]:
         for packet in self._demux():
             started = perf_counter()
-            self._read_clock(packet)
+            if self._wall_clock:
+                self._read_clock(packet)
             complaints.damage &= not packet.size  # what is left in the end is of the last picture
             try:
                 frames = packet.decode()

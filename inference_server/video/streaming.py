@@ -95,7 +95,7 @@ class StreamJob:
     def _run(self) -> None:
         demuxer, source = open_source(self._link, self._settings, self._spool, self._file)
         self._restart_clock()
-        self._decoding = Decoding(demuxer, source, self._settings)
+        self._decoding = Decoding(demuxer, source, self._settings, wall_clock=self._request.wall_clock)
         self._poses = PoseReader(self._decoding.pixel_shape)
         for sample in self._samples(self._start(self._decoding.frames())):
             self._offer(sample)

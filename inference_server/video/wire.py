@@ -15,13 +15,17 @@ MAX_MESSAGE_BYTES = 64 * 1024
 
 Message = Mapping[str, Any]
 
+# Made once: json.dumps would make an encoder for each message, and json.loads guess at each one's encoding.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
+
 
 class ProtocolError(Exception):
     """The other side sent something that no peer in its right mind sends."""
 
 
 def pack(message: Message) -> bytes:
-    body = json.dumps(message, separators=(",", ":")).encode()
+    body = _encode(message).encode()
     return len(body).to_bytes(4, "big") + body
 
 
@@ -75,7 +79,7 @@ def flag(message: Message, name: str) -> bool:
 
 def _parse(body: bytes) -> dict[str, Any]:
     try:
-        message = json.loads(body)
+        message = _decode(body.decode())
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not JSON: {error}") from error
     if not isinstance(message, dict):

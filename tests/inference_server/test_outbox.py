@@ -20,6 +20,7 @@ def ask(box: Outbox[str, Question], count: int) -> list[Question]:
     questions = [Question() for _ in range(count)]
     for question in questions:
         box.expect(question)
+        question.answer.add_done_callback(lambda _: box.answered())
     return questions
 
 

@@ -33,8 +33,8 @@ def test_a_codec_that_has_no_name_is_one_without_a_decoder() -> None:
 def test_a_codec_that_did_not_open_is_the_videos_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     decoding: Any = object.__new__(Decoding)
     decoding._max_pixels = 1
+    decoding._wall_clock = False
     decoding._stream = SimpleNamespace(codec_context=Nameless())
     monkeypatch.setattr(decoding, "_demux", lambda: iter([Unopened()]))
-    monkeypatch.setattr(decoding, "_read_clock", lambda _: None)
     with pytest.raises(CorruptVideo, match="does not take it: cannot decode unknown codec"):
         list(decoding.frames())
