@@ -7,6 +7,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import accumulate
+from math import inf
 from threading import Lock, Semaphore
 from time import monotonic, perf_counter
 from typing import Any, Generic, TypeVar
@@ -228,9 +229,9 @@ class Batcher:
         self._executor.submit(self._step)
 
     def _run_here(self, job: Job[Any]) -> None:
-        batch = _Batch(job.rows)
-        batch.takes(job)
         try:
+            batch = _Batch(self._model.room(1))
+            batch.takes(job)
             batch.run(self._model)
         finally:
             self._turns.release()
@@ -305,7 +306,7 @@ class _Batch:
         self._ran: list[tuple[Arrays | Exception, int]] = []  # each job's outputs, and its first row in them
         self._started = 0.0
         self._seconds = 0.0
-        self.seconds = 0.0  # all that it took, reading included
+        self.seconds = 0.0  # all that it took, reading included; infinite if it failed, however soon that was
 
     @property
     def alone(self) -> Hashable:
@@ -354,7 +355,8 @@ class _Batch:
             outputs if isinstance(outputs, Exception) else self._answer(model, job, outputs, first)
             for job, (outputs, first) in zip(self._jobs, ran, strict=True)
         ]
-        self.seconds = perf_counter() - self._started
+        failed = any(isinstance(answer, Exception) for answer in answers)
+        self.seconds = inf if failed else perf_counter() - self._started
         return [*((job, DeadlinePassed(LATE)) for job in self._late), *zip(self._jobs, answers, strict=True)]
 
     def _answer(self, model: LoadedModel, job: Job[Any], ran: Arrays, first: int) -> Any:
