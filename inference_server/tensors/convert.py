@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from videoai.open_inference.v2 import open_inference_pb2 as pb
 
 from inference_server.detection import TensorSpec
-from inference_server.engine import LoadedModel
+from inference_server.engine import LoadedModel, ModelVersion
 from inference_server.errors import InvalidField, NotSupported
 from inference_server.tensors.datatypes import BY_DTYPE, DATATYPES, Buffer, Datatype
 from inference_server.tensors.messages import InferResponse
@@ -89,7 +89,7 @@ class Plan:
     All inputs together have `rows` rows, as the batch goes.
     """
 
-    model: LoadedModel
+    version: ModelVersion
     inputs: Sequence[Input]
     rows: int
     outputs: Sequence[Output]
@@ -140,8 +140,7 @@ class Plan:
         before, head = self._answered
         if written == before:
             return head
-        version = self.model.version
-        message = pb.ModelInferResponse(model_name=version.model_name, model_version=str(version.version))
+        message = pb.ModelInferResponse(model_name=self.version.model_name, model_version=str(self.version.version))
         for output, (shape, size) in zip(self.outputs, written, strict=True):
             described = message.outputs.add(name=output.name, datatype=output.datatype.name, shape=shape)
             if (place := output.place) is not None:
@@ -165,7 +164,7 @@ def plan(message: pb.ModelInferRequest, model: LoadedModel, regions: Regions) ->
             raise InvalidField(f"{where}.name", f"one of {', '.join(specs)}{once}, got {tensor.name[:200]!r}")
         inputs[tensor.name] = _input(where, tensor, specs[tensor.name], regions)
     model.ports.check(inputs)
-    return Plan(model, [*inputs.values()], _rows(inputs.values(), model), _outputs(message, model, regions))
+    return Plan(model.version, [*inputs.values()], _rows(inputs.values(), model), _outputs(message, model, regions))
 
 
 def _input(where: str, tensor: InputTensor, spec: TensorSpec, regions: Regions) -> Input:
