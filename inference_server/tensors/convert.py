@@ -96,17 +96,21 @@ class Plan:
     names: Sequence[str] = field(init=False)
     _raws: int = field(init=False)
     _typed: Input | None = field(init=False)
+    _places: Sequence[Place] = field(init=False)
     _answered: tuple[list[Written], bytes] = field(init=False, default=([], b""))
 
     def __post_init__(self) -> None:
         self.names = [output.name for output in self.outputs]
         self._raws = sum(one.place is None for one in self.inputs)
+        self._places = [output.place for output in self.outputs if output.place is not None]
         self._typed = next((one for one in self.inputs if one.tensor.HasField("contents")), None)
 
     def read(self, raw: Sequence[Buffer], regions: Regions) -> dict[str, NDArray[Any]]:
         """The inputs by name, `raw` being those that the request brings. Raises InvalidField, RegionUnknown."""
         if raw:
             self._check(raw)
+        for place in self._places:
+            regions.find(place.region)  # before the model is run, and one output written without the other
         rest = iter(raw)
         return {
             one.name: one.array(next(rest, None) if one.place is None else one.place.read(regions))
