@@ -231,6 +231,7 @@ class Batcher:
         self._executor.submit(self._step)
 
     def _may_run_here(self, job: Job[Any]) -> bool:
+        # Steps begin in this thread alone: there is none, and so nothing in the queue, until this one begins one.
         return not self._steps and not self._crowded and self._pace.is_quick(job.shapes)
 
     def _run_here(self, job: Job[Any]) -> None:
