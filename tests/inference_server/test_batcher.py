@@ -3,7 +3,7 @@
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock, Semaphore, get_ident
+from threading import Semaphore, get_ident
 
 import numpy as np
 import pytest
