@@ -372,18 +372,20 @@ async def test_a_run_that_turns_out_slow_is_the_last_one_there(batcher_for, fake
     assert model.threads[1] != get_ident()
 
 
-async def test_nothing_is_run_there_while_another_run_is_under_way(batcher_for, fake_model, frame):
+@pytest.mark.parametrize("runs", [1, 2])
+async def test_nothing_is_run_there_while_another_run_is_under_way(fake_model, frame, runs):
     model = fake_model()
     model.may_run.clear()
-    batcher = batcher_for(model)
-    first = asyncio.create_task(batcher.submit(*frame(1)))
-    await entered(model)
-    prove(batcher)
-    second = asyncio.create_task(batcher.submit(*frame(2)))
-    await asyncio.sleep(0)
-    model.may_run.set()
-    await asyncio.gather(first, second)
-    assert model.values == [[1], [2]]
+    with ThreadPoolExecutor(runs + 1) as executor:
+        batcher = Batcher(model, executor, Semaphore(runs), runs=runs)
+        first = asyncio.create_task(batcher.submit(*frame(1)))
+        await entered(model)
+        prove(batcher)
+        second = asyncio.create_task(batcher.submit(*frame(2)))
+        await asyncio.sleep(0)
+        model.may_run.set()
+        await asyncio.gather(first, second)
+    assert sorted(model.values) == [[1], [2]]
     assert get_ident() not in model.threads
 
 
