@@ -7,6 +7,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import accumulate
+from math import inf
 from threading import Lock, Semaphore
 from time import monotonic, perf_counter
 from typing import Any, Generic, TypeVar
@@ -101,7 +102,8 @@ class Batcher:
     with one thread more than `runs` in `executor` one reads the outputs of a batch while others run the next.
 
     What comes to an idle session and is known to be over at once is run where it is, in the thread of the event loop:
-    the way to another and back would take longer.
+    the way to another and back would take longer. Not so where callers crowd, for their batches take less than each of
+    them alone: when others come in the same turn of the event loop, or the last batch was of several.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Batcher:
         self._metrics = metrics.of_queue(model.version.model_name)
         self._frames_alike = _frames_alike(model)
         self._pace = Pace()
+        self._crowded = False
         self._lock = Lock()  # of what follows
         self._queue: FairQueue[Job[Any]] = FairQueue()
         self._bounded_rows = 0
@@ -213,7 +216,7 @@ class Batcher:
             raise
 
     def _push(self, job: Job[Any]) -> None:
-        if not self._steps and self._pace.is_quick(job.shapes) and self._turns.acquire(blocking=False):
+        if self._may_run_here(job) and self._turns.acquire(blocking=False):
             self._run_here(job)
             return
         with self._lock:
@@ -227,14 +230,23 @@ class Batcher:
             self._steps += 1
         self._executor.submit(self._step)
 
+    def _may_run_here(self, job: Job[Any]) -> bool:
+        # Steps begin in this thread alone: there is none, and so nothing in the queue, until this one begins one.
+        return not self._steps and not self._crowded and self._pace.is_quick(job.shapes)
+
     def _run_here(self, job: Job[Any]) -> None:
-        batch = _Batch(job.rows)
-        batch.takes(job)
+        self._crowded = True  # for all that comes in this turn of the event loop
+        self._loop.call_soon(self._disperse)
         try:
+            batch = _Batch(self._model.room(1))
+            batch.takes(job)
             batch.run(self._model)
         finally:
             self._turns.release()
         self._settle(batch, batch.read(self._model, self._metrics))
+
+    def _disperse(self) -> None:
+        self._crowded = False
 
     def _remove(self, job: Job[Any]) -> bool:
         with self._lock:
@@ -263,7 +275,11 @@ class Batcher:
             self._steps -= not more
         if more:
             self._executor.submit(self._step)
-        self._loop.call_soon_threadsafe(self._settle, batch, batch.read(self._model, self._metrics))
+        self._loop.call_soon_threadsafe(self._settle_step, batch, batch.read(self._model, self._metrics))
+
+    def _settle_step(self, batch: _Batch, answers: _Answers) -> None:
+        self._crowded = batch.alone is None
+        self._settle(batch, answers)
 
     def _settle(self, batch: _Batch, answers: _Answers) -> None:
         """Tell who waits; in the thread of the event loop."""
@@ -305,7 +321,7 @@ class _Batch:
         self._ran: list[tuple[Arrays | Exception, int]] = []  # each job's outputs, and its first row in them
         self._started = 0.0
         self._seconds = 0.0
-        self.seconds = 0.0  # all that it took, reading included
+        self.seconds = 0.0  # all that it took, reading included; infinite if it failed, however soon that was
 
     @property
     def alone(self) -> Hashable:
@@ -354,7 +370,8 @@ class _Batch:
             outputs if isinstance(outputs, Exception) else self._answer(model, job, outputs, first)
             for job, (outputs, first) in zip(self._jobs, ran, strict=True)
         ]
-        self.seconds = perf_counter() - self._started
+        failed = any(isinstance(answer, Exception) for answer in answers)
+        self.seconds = inf if failed else perf_counter() - self._started
         return [*((job, DeadlinePassed(LATE)) for job in self._late), *zip(self._jobs, answers, strict=True)]
 
     def _answer(self, model: LoadedModel, job: Job[Any], ran: Arrays, first: int) -> Any:

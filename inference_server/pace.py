@@ -23,7 +23,8 @@ class Pace:
     """How long runs take by the shapes of what goes in. Not for several threads.
 
     A run that others interrupt takes longer, and none takes less than it must: so the shortest that was seen counts,
-    and is forgotten little by little.
+    and is forgotten little by little. But none may be slow: of a model that takes as long as its input wants, and not
+    as its shape says, or of a device that others use as well, the shortest tells nothing.
     """
 
     def __init__(self) -> None:
@@ -35,9 +36,10 @@ class Pace:
         return seen is not None and seen.runs >= PROOF and seen.seconds <= QUICK_SECONDS
 
     def learn(self, shapes: Hashable, seconds: float) -> None:
-        """A run of these took so long. One that was quick and is slow now has to be proven anew."""
-        if seconds > SLOW_SECONDS and self.is_quick(shapes):
-            del self._seen[shapes]
+        """A run of these took so long. After a slow one they have to be proven anew."""
+        if seconds > SLOW_SECONDS:
+            self._seen.pop(shapes, None)
+            return
         if shapes not in self._seen and len(self._seen) == MAX_SHAPES:
             self._seen.clear()
         seen = self._seen.setdefault(shapes, _Seen())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from time import monotonic, perf_counter
 from typing import Any
+from weakref import ReferenceType, ref
 
 from videoai.open_inference.v2 import open_inference_pb2 as pb
 
@@ -56,14 +57,20 @@ def read_turn(request: pb.ModelInferRequest) -> tuple[int, float]:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What the head of a request asks, for as long as the same version runs."""
+    """What the head of a request asks, for as long as the same version runs. Heads are kept, but keep no version."""
 
     served: ServedModel
-    running: Running
+    asked: ReferenceType[Running]
     statistics: Statistics
     plan: Plan
     priority: int
     timeout: float
+
+    @property
+    def running(self) -> Running | None:
+        """The version, if it still runs."""
+        running = self.served.running
+        return running if running is self.asked() else None
 
     def turn(self, caller: str) -> Turn:
         return Turn(caller, self.priority, monotonic() + self.timeout if self.timeout else None)
@@ -81,18 +88,18 @@ class Calls:
         """Answer one request by one version; callers take turns. Raises what the domain raises."""
         started = perf_counter()
         known: _Known | None = request.head.known
-        if known is None or known.running is not known.served.running:
-            known = self._look_at(request.head, started)
-        with known.running.lease():
+        if known is None or (running := known.running) is None:
+            known, running = self._look_at(request.head, started)
+        with running.lease():
             try:
-                response = await self._answer(request, known, caller, started)
+                response = await self._answer(request, known, running, caller, started)
             except Exception:
                 _failed(known.served, known.statistics, started)
                 raise
             known.served.requests_answered += 1
             return response
 
-    def _look_at(self, head: Head, started: float) -> _Known:
+    def _look_at(self, head: Head, started: float) -> tuple[_Known, Running]:
         """What `head` asks of the version that runs; kept there, unless it leaves open which model it means."""
         message = head.message
         served = self._models.find(message.model_name)
@@ -100,20 +107,22 @@ class Calls:
             statistics = self.statistics.of(running)
             try:
                 turn = read_turn(message)
-                known = _Known(served, running, statistics, plan(message, running.model, self._regions), *turn)
+                known = _Known(served, ref(running), statistics, plan(message, running.model, self._regions), *turn)
             except Exception:
                 _failed(served, statistics, started)
                 raise
         if message.model_name:
             head.known = known
-        return known
+        return known, running
 
-    async def _answer(self, request: InferRequest, known: _Known, caller: str, started: float) -> InferResponse:
+    async def _answer(
+        self, request: InferRequest, known: _Known, running: Running, caller: str, started: float
+    ) -> InferResponse:
         plan = known.plan
         inputs = plan.read(request.raw, self._regions)
         read = perf_counter()
         try:
-            answer = await known.running.batcher.submit_tensors(
+            answer = await running.batcher.submit_tensors(
                 inputs, plan.rows, outputs=plan.names, turn=known.turn(caller)
             )
         except DeadlinePassed as error:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from videoai.open_inference.v2 import open_inference_pb2 as pb
 
 from inference_server.detection import TensorSpec
-from inference_server.engine import LoadedModel
+from inference_server.engine import LoadedModel, ModelVersion
 from inference_server.errors import InvalidField, NotSupported
 from inference_server.tensors.datatypes import BY_DTYPE, DATATYPES, Buffer, Datatype
 from inference_server.tensors.messages import InferResponse
@@ -89,24 +89,28 @@ class Plan:
     All inputs together have `rows` rows, as the batch goes.
     """
 
-    model: LoadedModel
+    version: ModelVersion
     inputs: Sequence[Input]
     rows: int
     outputs: Sequence[Output]
     names: Sequence[str] = field(init=False)
     _raws: int = field(init=False)
     _typed: Input | None = field(init=False)
+    _places: Sequence[Place] = field(init=False)
     _answered: tuple[list[Written], bytes] = field(init=False, default=([], b""))
 
     def __post_init__(self) -> None:
         self.names = [output.name for output in self.outputs]
         self._raws = sum(one.place is None for one in self.inputs)
+        self._places = [output.place for output in self.outputs if output.place is not None]
         self._typed = next((one for one in self.inputs if one.tensor.HasField("contents")), None)
 
     def read(self, raw: Sequence[Buffer], regions: Regions) -> dict[str, NDArray[Any]]:
         """The inputs by name, `raw` being those that the request brings. Raises InvalidField, RegionUnknown."""
         if raw:
             self._check(raw)
+        for place in self._places:
+            regions.find(place.region)  # before the model is run, and one output written without the other
         rest = iter(raw)
         return {
             one.name: one.array(next(rest, None) if one.place is None else one.place.read(regions))
@@ -140,8 +144,7 @@ class Plan:
         before, head = self._answered
         if written == before:
             return head
-        version = self.model.version
-        message = pb.ModelInferResponse(model_name=version.model_name, model_version=str(version.version))
+        message = pb.ModelInferResponse(model_name=self.version.model_name, model_version=str(self.version.version))
         for output, (shape, size) in zip(self.outputs, written, strict=True):
             described = message.outputs.add(name=output.name, datatype=output.datatype.name, shape=shape)
             if (place := output.place) is not None:
@@ -165,7 +168,7 @@ def plan(message: pb.ModelInferRequest, model: LoadedModel, regions: Regions) ->
             raise InvalidField(f"{where}.name", f"one of {', '.join(specs)}{once}, got {tensor.name[:200]!r}")
         inputs[tensor.name] = _input(where, tensor, specs[tensor.name], regions)
     model.ports.check(inputs)
-    return Plan(model, [*inputs.values()], _rows(inputs.values(), model), _outputs(message, model, regions))
+    return Plan(model.version, [*inputs.values()], _rows(inputs.values(), model), _outputs(message, model, regions))
 
 
 def _input(where: str, tensor: InputTensor, spec: TensorSpec, regions: Regions) -> Input:

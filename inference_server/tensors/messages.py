@@ -18,6 +18,7 @@ from inference_server.tensors.datatypes import Buffer
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 FIXED = {FIXED64: 8, FIXED32: 4}
+MAX_KEY_BYTES = 5
 
 # Heads that are kept, and how long they may be: typed tensors are in the head.
 MAX_HEADS = 256
@@ -125,6 +126,8 @@ def _fields(view: memoryview) -> Iterator[tuple[int, int, int, int]]:
     while place < size:
         begin = place
         key, place = _read_varint(view, place)
+        if place - begin > MAX_KEY_BYTES:
+            raise DecodeError("a field's number is too long")
         kind = key & 7
         if key >> 3 == RAW_INPUT >> 3 and kind != BYTES:
             raise DecodeError("raw_input_contents: expected bytes")

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
+from threading import Semaphore
 from time import perf_counter
 
 import numpy as np
@@ -65,7 +65,7 @@ class Bare:
 async def through_batcher(model: LoadedModel, frames: np.ndarray, seconds: float) -> float:
     """Two batches' worth of callers, each with one frame under way."""
     with ThreadPoolExecutor(2) as executor:
-        batcher = Batcher(model, executor, Lock())
+        batcher = Batcher(model, executor, Semaphore(1))
         where = place(model.layout, model.layout.width, model.layout.height)
         end, count = perf_counter() + seconds, 0
 

@@ -5,7 +5,7 @@ import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Lock
+from threading import Semaphore
 
 import numpy as np
 import onnxruntime
@@ -92,7 +92,7 @@ async def test_many_callers_get_their_own_answers(pair):
     where = place(pair.on_device.layout, pair.size, pair.size)
     options, frames = Options(confidence_threshold=0.0, max_detections=5), pair.frames(20)
     with ThreadPoolExecutor(2) as executor:
-        batcher = Batcher(pair.on_device, executor, Lock())
+        batcher = Batcher(pair.on_device, executor, Semaphore(1))
         answers = await asyncio.gather(
             *(batcher.submit(frame, where, options, include_outputs=True) for frame in frames)
         )

@@ -42,6 +42,7 @@ class FakeModel:
     read_outputs: tuple[str, ...] = ("output0",)
     batches: list[int] = field(default_factory=list)
     values: list[list[int]] = field(default_factory=list)
+    threads: list[int] = field(default_factory=list)
     failure: Exception | None = None
     closed: bool = False
 
@@ -64,6 +65,7 @@ class FakeModel:
         frames = np.concatenate([part["frames"] for part in parts])
         self.batches.append(len(frames))
         self.values.append(frames[:, 0, 0, 0].tolist())
+        self.threads.append(threading.get_ident())
         if self.failure:
             raise self.failure
         return {"output0": frames[:, 0, 0, :1]}

@@ -3,13 +3,14 @@
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock, Semaphore
+from threading import Semaphore, get_ident
 
 import numpy as np
 import pytest
 from demo import models
 from prometheus_client import REGISTRY
 
+from inference_server import pace
 from inference_server.batcher import Batcher
 from inference_server.detection import Options, place
 from inference_server.engine import Device, ModelVersion, load
@@ -297,3 +298,231 @@ async def test_several_batches_run_side_by_side_where_that_pays_and_the_rest_wai
         answers = await asyncio.gather(*begun, *rest)
     assert [int(answer.found.scores[0]) for answer in answers] == [0, 1, 2, 3, 4]
     assert sorted(model.batches) == [1, 1, 3]
+
+
+@pytest.fixture
+def anything_is_quick(monkeypatch):
+    """However busy the machine is."""
+    monkeypatch.setattr(pace, "QUICK_SECONDS", 1e6)
+    monkeypatch.setattr(pace, "SLOW_SECONDS", 1e6)
+
+
+def prove(batcher, *arrays):
+    """Let the batcher know that frames, or tensors like `arrays`, are over at once."""
+    shapes = tuple(("frames", array.shape) for array in arrays) or batcher._frames_alike
+    for _ in range(pace.PROOF):
+        batcher._pace.learn(shapes, pace.QUICK_SECONDS / 2)
+
+
+def is_free(batcher):
+    """Whether no run has the turn of the versions."""
+    if free := batcher._turns.acquire(blocking=False):
+        batcher._turns.release()
+    return free
+
+
+async def test_what_is_known_to_be_over_at_once_is_run_where_it_is(batcher_for, fake_model, frame):
+    model = fake_model(max_batch=4)
+    batcher = batcher_for(model)
+    before = counted("videoai_batch_size_count")
+    prove(batcher)
+    assert (await batcher.submit(*frame(3))).found.scores[0] == 3
+    pixels = np.stack([frame(5)[0], frame(6)[0]])
+    prove(batcher, pixels)
+    await asyncio.sleep(0)
+    assert (await batcher.submit_tensors({"frames": pixels}, 2)).outputs["output0"].tolist() == [[5], [6]]
+    assert model.threads == [get_ident(), get_ident()]
+    assert model.batches == [1, 2]
+    assert counted("videoai_batch_size_count") == before + 2
+    assert is_free(batcher)
+
+
+async def test_its_outputs_are_those_that_are_asked_for(batcher_for, fake_model, frame):
+    batcher = batcher_for(fake_model())
+    prove(batcher)
+    assert (await batcher.submit(*frame(3), include_outputs=True)).outputs["output0"].tolist() == [3]
+    prove(batcher, frame()[0][None])
+    await asyncio.sleep(0)
+    assert not (await batcher.submit_tensors({"frames": frame(3)[0][None]}, 1, outputs=["other"])).outputs
+
+
+@pytest.mark.usefixtures("anything_is_quick")
+async def test_that_is_learnt_from_runs_in_a_thread_by_shape(batcher_for, fake_model, frame):
+    model = fake_model(max_batch=2)
+    batcher = batcher_for(model)
+    for value in range(pace.PROOF):
+        await batcher.submit(*frame(value))
+    assert get_ident() not in model.threads
+    await batcher.submit(*frame())
+    assert model.threads[pace.PROOF :] == [get_ident()]
+    await asyncio.sleep(0)
+    await batcher.submit_tensors({"frames": np.zeros((2, 4, 4, 3), np.uint8)}, 2)
+    assert model.threads[-1] != get_ident()
+
+
+async def test_a_run_that_turns_out_slow_is_the_last_one_there(batcher_for, fake_model, frame, monkeypatch):
+    model = fake_model()
+    batcher = batcher_for(model)
+    prove(batcher)
+    monkeypatch.setattr(pace, "SLOW_SECONDS", -1.0)
+    for _ in range(2):
+        await batcher.submit(*frame())
+        await asyncio.sleep(0)
+    assert model.threads[0] == get_ident()
+    assert model.threads[1] != get_ident()
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+async def test_nothing_is_run_there_while_another_run_is_under_way(fake_model, frame, runs):
+    model = fake_model()
+    model.may_run.clear()
+    with ThreadPoolExecutor(runs + 1) as executor:
+        batcher = Batcher(model, executor, Semaphore(runs), runs=runs)
+        first = asyncio.create_task(batcher.submit(*frame(1)))
+        await entered(model)
+        prove(batcher)
+        second = asyncio.create_task(batcher.submit(*frame(2)))
+        await asyncio.sleep(0)
+        model.may_run.set()
+        await asyncio.gather(first, second)
+    assert sorted(model.values) == [[1], [2]]
+    assert get_ident() not in model.threads
+
+
+async def test_nothing_is_run_there_while_another_version_has_the_turn(batcher_for, fake_model, frame):
+    old, new = fake_model(1), fake_model(2)
+    old.may_run.clear()
+    waiting, batcher = batcher_for(old), batcher_for(new)
+    first = asyncio.create_task(waiting.submit(*frame(1)))
+    await entered(old)
+    prove(batcher)
+    second = asyncio.create_task(batcher.submit(*frame(2)))
+    await asyncio.sleep(0)
+    assert new.batches == []
+    old.may_run.set()
+    await asyncio.gather(first, second)
+    assert get_ident() not in new.threads
+    await asyncio.sleep(0)
+    prove(batcher)
+    await batcher.submit(*frame(3))
+    assert new.threads[-1] == get_ident()
+
+
+async def test_what_comes_at_once_is_left_to_batches(batcher_for, fake_model, frame):
+    model = fake_model(max_batch=4)
+    batcher = batcher_for(model)
+    prove(batcher)
+    answers = await asyncio.gather(*(batcher.submit(*frame(value)) for value in range(5)))
+    assert [int(answer.found.scores[0]) for answer in answers] == list(range(5))
+    assert model.threads[0] == get_ident()
+    assert get_ident() not in model.threads[1:]
+
+
+async def test_after_a_batch_of_several_one_is_run_in_a_thread_before_others_are_run_here(
+    batcher_for, fake_model, frame
+):
+    model = fake_model(max_batch=2)
+    batcher = batcher_for(model)
+    with batcher._turns:
+        together = [asyncio.create_task(batcher.submit(*frame())) for _ in range(2)]
+        await asyncio.sleep(0)
+    await asyncio.gather(*together)
+    assert model.batches == [2]
+    for _ in range(2):
+        prove(batcher)
+        await batcher.submit(*frame())
+    assert [thread == get_ident() for thread in model.threads] == [False, False, True]
+
+
+async def test_a_deadline_that_has_passed_is_not_run_there_either(batcher_for, fake_model, frame):
+    model = fake_model()
+    batcher = batcher_for(model)
+    prove(batcher)
+    before = counted("videoai_queue_expired_total")
+    with pytest.raises(DeadlinePassed):
+        await batcher.submit(*frame(), turn=Turn(deadline=time.monotonic() - 1))
+    assert model.batches == []
+    assert counted("videoai_queue_expired_total") == before + 1
+    assert is_free(batcher)
+    await asyncio.sleep(0)
+    await batcher.submit(*frame(), turn=Turn(deadline=time.monotonic() + 600))
+    assert model.threads == [get_ident()]
+
+
+async def test_a_failure_there_is_the_callers_and_has_to_be_made_good(batcher_for, fake_model, frame):
+    model = fake_model(failure=RuntimeError("out of memory"))
+    batcher = batcher_for(model)
+    prove(batcher)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        await batcher.submit(*frame())
+    assert model.threads == [get_ident()]
+    assert is_free(batcher)
+    model.failure = None
+    await asyncio.sleep(0)
+    assert (await batcher.submit(*frame(7))).found.scores[0] == 7
+    assert model.threads[1] != get_ident()
+
+
+@pytest.mark.usefixtures("anything_is_quick")
+async def test_runs_that_fail_prove_nothing(batcher_for, fake_model, frame):
+    """They may be over at once where others are not."""
+    model = fake_model(failure=RuntimeError("wrong"))
+    batcher = batcher_for(model)
+    for _ in range(2 * pace.PROOF):
+        with pytest.raises(RuntimeError, match="wrong"):
+            await batcher.submit(*frame())
+    model.failure = None
+    await batcher.submit(*frame())
+    assert get_ident() not in model.threads
+
+
+async def test_an_answer_that_cannot_be_read_there_fails_its_caller(batcher_for, fake_model, frame):
+    model = fake_model()
+    batcher = batcher_for(model)
+    prove(batcher)
+
+    def decode(*_):
+        raise ZeroDivisionError
+
+    model.family.decode = decode
+    with pytest.raises(ZeroDivisionError):
+        await batcher.submit(*frame())
+    assert model.threads == [get_ident()]
+    assert is_free(batcher)
+
+
+async def test_the_turn_is_given_back_whatever_ends_the_run(batcher_for, fake_model, frame):
+    class Interrupted(BaseException):
+        pass
+
+    def run_rows(*_):
+        raise Interrupted
+
+    model = fake_model()
+    model.run_rows = run_rows
+    batcher = batcher_for(model)
+    prove(batcher)
+    with pytest.raises(Interrupted):
+        batcher.ask(*frame())
+    assert is_free(batcher)
+
+
+async def test_what_was_run_there_can_not_be_withdrawn(batcher_for, fake_model, frame):
+    batcher = batcher_for(fake_model())
+    prove(batcher)
+    job = batcher.ask(*frame(4), turn=Turn(deadline=time.monotonic() + 600))
+    assert job.answer.done()
+    assert not batcher.withdraw(job)
+    assert (await batcher.wait(job)).found.scores[0] == 4
+
+
+async def test_the_model_is_told_of_each_row_that_comes_alone(batcher_for, fake_model, frame):
+    """On a device it may use a smaller size of batch then."""
+    model = fake_model(max_batch=4)
+    told = []
+    model.room = lambda waiting: told.append(waiting) or 4
+    batcher = batcher_for(model)
+    prove(batcher)
+    await batcher.submit(*frame())
+    assert told == [1]
+    assert model.threads == [get_ident()]

@@ -84,7 +84,9 @@ async def server(tmp_path):
 @pytest.fixture
 async def closed_server(tmp_path):
     """One whose operator has not allowed shared memory."""
-    async for served in serve(tmp_path, None):
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    async for served in serve(folder, None):
         yield served
 
 

@@ -135,6 +135,58 @@ async def test_tensors_that_reach_beyond_their_region(server, refused, memory):
     assert "shared_memory_byte_size beside" in (await refused(server.infer((*asked, no_size))))[1]
 
 
+async def test_a_region_is_looked_up_for_each_request(server, refused, memory):
+    """Also where requests are equal but for their tensors."""
+    server.put(identity(TensorProto.UINT8, (4,)))
+    ask = server.stub
+    inside = [("input0", "UINT8", [4], there(4))]
+    outside = {"raw": [b"wxyz"], "outputs": [Wanted(name="output0", **there(4, offset=4))]}
+
+    async def works(path):
+        path.write_bytes(b"abcdefgh")
+        for _ in range(2):
+            assert (await server.infer(*inside)).raw_output_contents[0] == b"abcd"
+            await server.infer(("input0", "UINT8", [4]), **outside)
+            assert path.read_bytes() == b"abcdwxyz"
+        path.write_bytes(b"ijklmnop")
+        assert (await server.infer(*inside)).raw_output_contents[0] == b"ijkl"
+
+    for name in ("one", "two"):
+        key, path = memory(bytes(8), name)
+        await register(server, key, 8)
+        await works(path)
+        await ask.SystemSharedMemoryUnregister(pb.SystemSharedMemoryUnregisterRequest(name="a"))
+        for again in (server.infer(*inside), server.infer(("input0", "UINT8", [4]), **outside)):
+            assert await refused(again) == ("NOT_FOUND", "no shared memory region 'a' is registered")
+        assert path.read_bytes() == b"ijklmnop"
+    await register(server, key, 3)
+    for again in (server.infer(*inside), server.infer(("input0", "UINT8", [4]), **outside)):
+        assert "bytes of region 'a', which has 3" in (await refused(again))[1]
+    assert path.read_bytes() == b"ijklmnop"
+
+
+async def test_nothing_is_run_or_written_for_an_output_without_a_region(server, refused, memory):
+    loaded = server.put(identity(TensorProto.UINT8, (4,), (4,)))
+    (one, _), (two, path) = memory(bytes(8), "one"), memory(bytes(8), "two")
+    await register(server, one, 8, name="a")
+    await register(server, two, 8, name="b")
+    inputs = ("input0", "UINT8", [4]), ("input1", "UINT8", [4])
+    outputs = [Wanted(name="output1", **there(4, region="b")), Wanted(name="output0", **there(4, region="a"))]
+    await server.infer(*inputs, raw=[b"abcd", b"efgh"], outputs=outputs)
+    assert path.read_bytes() == b"efgh" + bytes(4)
+    ran, run = [], loaded.run_rows
+    loaded.run_rows = lambda *arguments: ran.append(arguments) or run(*arguments)
+    await server.stub.SystemSharedMemoryUnregister(pb.SystemSharedMemoryUnregisterRequest(name="a"))
+    code, words = await refused(server.infer(*inputs, raw=[b"ABCD", b"EFGH"], outputs=outputs))
+    assert (code, words) == ("NOT_FOUND", "no shared memory region 'a' is registered")
+    assert path.read_bytes() == b"efgh" + bytes(4)
+    assert not ran
+    await register(server, one, 8, name="a")
+    await server.infer(*inputs, raw=[b"ABCD", b"EFGH"], outputs=outputs)
+    assert len(ran) == 1
+    assert path.read_bytes() == b"EFGH" + bytes(4)
+
+
 async def test_memory_that_becomes_smaller_is_an_error_and_no_crash(server, refused, memory):
     server.put(identity(TensorProto.UINT8, (4,)))
     key, path = memory(bytes(1 << 20))
