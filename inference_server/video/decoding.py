@@ -93,7 +93,7 @@ class Decoding:
         )
 
     def time_base(self, frame: av.VideoFrame) -> Fraction:
-        """Unit of the frame's timestamp in seconds. It is the same for all of a stream, and PyAV makes it anew for each."""
+        """Unit of the frame's timestamp in seconds: one for all of a stream, which PyAV makes anew for each."""
         if self._unit is None:
             self._unit = _fraction(frame.time_base) or _fraction(self._stream.time_base) or Fraction(1, 90_000)
         return self._unit
