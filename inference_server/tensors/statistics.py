@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -83,6 +82,3 @@ class AllStatistics:
         if found is None:
             found = self._of[running] = Statistics()
         return found
-
-    def __iter__(self) -> Iterator[Statistics]:
-        return iter(self._of.values())
