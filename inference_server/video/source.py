@@ -21,7 +21,7 @@ _INDEX_WITHIN = 32 * 1024 * 1024
 
 @dataclass(slots=True)
 class Streamed:
-    """Input that is read once, as it comes. `start`: its first bytes; `size`: how many have come.
+    """Input that is read once, as it comes. `start`: its first bytes; `size`: how many have come; `index`: of an MP4.
 
     Reading raises VideoLimitExceeded beyond `limit` bytes; 0 is no limit.
     """
@@ -33,6 +33,7 @@ class Streamed:
     size: int = 0
     ended: bool = False
     buffer_size: int = _BUFFER
+    index: bytes = b""
 
     def read(self, size: int) -> bytes:
         """Return 1 to `size` bytes, waiting for the first; nothing at the end."""
@@ -67,6 +68,13 @@ class Spooled:
     link: Link
     fd: int
     buffer_size: int = _BUFFER
+
+    @property
+    def index(self) -> bytes:
+        """The index of an MP4 that begins with one, or with what is left out of it here."""
+        head = os.pread(self.fd, _BUFFER, 0)
+        end = index_end(head)
+        return os.pread(self.fd, min(end, _INDEX_WITHIN), 0) if end else b""
 
     def read(self, size: int) -> bytes:
         self.link.serve(wait=False)
@@ -128,6 +136,7 @@ def _hold_index(stream: Streamed) -> bool:
         stream.peek(len(stream.head) + 1)
     stream.peek(min(end, _INDEX_WITHIN))
     stream.buffer_size = max(_BUFFER, end)
+    stream.index = bytes(stream.head[:end])
     return 0 < end <= _INDEX_WITHIN
 
 
