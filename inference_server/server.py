@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 import grpc
@@ -43,6 +44,7 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
         device = await asyncio.to_thread(choose_device, settings.device, settings.gpu_memory_limit)
     except DeviceUnavailable as error:
         raise StartupError(f"--device {settings.device}: {error}") from error
+    device = replace(device, run_threads=settings.run_threads)
     async with AsyncExitStack() as stack:
         models = ServedModels(settings.models, max_queue=settings.max_queue, runs_at_once=device.runs_at_once)
         stack.push_async_callback(models.close)

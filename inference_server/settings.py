@@ -42,6 +42,7 @@ class Settings:
     max_streams: int
     max_batch: int
     max_queue: int
+    run_threads: int | None
     decoders: DecoderSettings
     shared_memory: str | None
     allow_folder: tuple[Path, ...]
@@ -153,6 +154,13 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="Pictures, and rows of tensors, that may wait for a model; more are refused. Frames of videos are not"
             " counted against it: their streams wait.",
+        ),
+        _option(
+            "--run-threads",
+            type=click.IntRange(1, 1024),
+            metavar="N",
+            help="Threads that work on one run of a model on the CPU; as many runs go on at a time as there are cores for."
+            " Fewer threads give more answers in all, and each takes longer. [default: one for each core, up to 4 runs]",
         ),
         *(_option(name, **attributes) for name, attributes in video_settings.OPTIONS.items()),
         _option(

@@ -35,11 +35,15 @@ SESSION_ERRORS: tuple[type[Exception], ...] = (DeviceUnavailable, *ORT_ERRORS)
 @dataclass(frozen=True, slots=True)
 class Device:
     """A device that sessions run on: the CPU, or the CUDA device `index`, of whose memory each session may take
-    `memory_limit` bytes (all there are if None). The kind "tensorrt" is a CUDA device with TensorRT on it."""
+    `memory_limit` bytes (all there are if None). The kind "tensorrt" is a CUDA device with TensorRT on it.
+
+    `run_threads` is how many threads work on one run on the CPU, one for each core if None.
+    """
 
     kind: str
     index: int = 0
     memory_limit: int | None = None
+    run_threads: int | None = None
 
     def __str__(self) -> str:
         return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
@@ -54,9 +58,13 @@ class Device:
         """How many runs of a session get more done side by side than one after the other.
 
         On the CPU the threads of one run wait for each other at every layer, and another run uses that time; each takes
-        memory, though. Runs on a CUDA device would only share it.
+        memory, though. With fewer threads to a run there are as many runs as keep all cores busy. Runs on a CUDA device
+        would only share it.
         """
-        return min(usable_cpus(), MOST_RUNS) if self.kind == "cpu" else 1
+        if self.kind != "cpu":
+            return 1
+        cores = usable_cpus()
+        return min(cores, MOST_RUNS) if self.run_threads is None else max(1, cores // self.run_threads)
 
     @property
     def memory(self) -> str:
@@ -86,6 +94,8 @@ def open_session(model: bytes, device: Device, plan: SessionPlan = PLAN) -> Sess
     """A session that really runs on `device`. Raises one of SESSION_ERRORS; DeviceUnavailable if it runs elsewhere."""
     (own, options), *others = device.providers
     providers = [(own, {**options, **plan.provider_options}), *others]
+    if plan.threads is None and device.kind == "cpu":
+        plan = replace(plan, threads=device.run_threads)
     session = create_session(model, providers, on_cpu=device.kind == "cpu", plan=plan)
     if session.get_providers()[0] != device.provider:
         raise DeviceUnavailable(f"a session asked for {device.provider} came up on {session.get_providers()[0]}")

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -25,6 +26,7 @@ from report import Row, compare, report
 PEERS = Path(__file__).parent / "peers"
 FRAMES = 120
 SIZES = (320, 640)
+FLAGS: tuple[tuple[str, ...], ...] = ((), ("--run-threads", "1"))  # of the server: as it comes, and for throughput
 ENVIRONMENT = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false"}
 RIVALS = {
     "Ultralytics' predict(stream=True)": ("ULTRALYTICS_PYTHON", "ultralytics_predict.py"),
@@ -55,21 +57,21 @@ def served(pair: Pair, video: Path) -> float:
     return count / taken
 
 
-def compared(folder: Path, video: Path, side: int) -> list[Row]:
+def compared(folder: Path, video: Path, side: int, flags: Sequence[str]) -> list[Row]:
     model = folder / f"{side}.onnx"
     run(os.environ["ULTRALYTICS_PYTHON"], "ultralytics_export.py", str(model), str(side), folder=folder)
-    root = folder / f"root-{side}"
+    root = folder / f"root-{side}-{len(flags)}"
     (root / "models").mkdir(parents=True)
     pair = Pair(root)
     try:
         pair.start_registry()
         pair.register(model, 1)
         pair.activate(1)
-        pair.start_inference()
+        pair.start_inference(*flags)
         pair.wait_until_running(1)
         return [
             compare(
-                f"AnalyzeVideo, YOLOv8n {side}x{side}, 720p",
+                " ".join((f"AnalyzeVideo, YOLOv8n {side}x{side}, 720p", *flags)),
                 lambda: served(pair, video),
                 name,
                 lambda variable=variable, program=program: rival(variable, program, model, video, side),
@@ -90,7 +92,8 @@ def main() -> None:
         folder = Path(place)
         video = folder / "720p.mp4"
         scene.encode(video, frames=FRAMES, size=(1280, 720))
-        report("exporters", [row for side in SIZES for row in compared(folder, video, side)])
+        cases = [(side, flags) for side in SIZES for flags in FLAGS]
+        report("exporters", [row for side, flags in cases for row in compared(folder, video, side, flags)])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from structlog.testing import capture_logs
 
 from inference_server.engine import Device, ModelVersion, choose_device, load
 from inference_server.engine import device as device_module
-from inference_server.engine.session import _quota, explain, usable_cpus
+from inference_server.engine import session as session_module
+from inference_server.engine.device import open_session
+from inference_server.engine.session import SessionPlan, _quota, explain, usable_cpus
 from inference_server.errors import DeviceUnavailable
 
 
@@ -93,6 +95,24 @@ def test_a_session_that_came_up_elsewhere_is_found_out(monkeypatch):
 def test_the_probe_is_a_model_that_runs():
     session = device_module.open_session(device_module._tiny_model(), Device("cpu"))
     assert session.run(None, {"x": np.ones((1, 1, 4, 4), np.float32)})[0].tolist() == [[[[9, 9], [9, 9]]]]
+
+
+@pytest.mark.parametrize(
+    ("run_threads", "threads", "runs"), [(None, 8, 4), (1, 1, 8), (2, 2, 4), (3, 3, 2), (8, 8, 1), (20, 20, 1)]
+)
+def test_runs_on_the_cpu_take_all_cores_between_them(monkeypatch, run_threads, threads, runs):
+    monkeypatch.setattr(device_module, "usable_cpus", lambda: 8)
+    monkeypatch.setattr(session_module, "usable_cpus", lambda: 8)
+    cpu = Device("cpu", run_threads=run_threads)
+    session = open_session(device_module._tiny_model(), cpu)
+    assert (session.get_session_options().intra_op_num_threads, cpu.runs_at_once) == (threads, runs)
+    assert (
+        open_session(device_module._tiny_model(), cpu, SessionPlan(threads=1))
+        .get_session_options()
+        .intra_op_num_threads
+        == 1
+    )
+    assert Device("cuda", run_threads=run_threads).runs_at_once == 1
 
 
 def test_cuda_asks_for_its_own_device_and_the_cpu_for_the_rest():
