@@ -159,8 +159,8 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--run-threads",
             type=click.IntRange(1, 1024),
             metavar="N",
-            help="Threads that work on one run of a model on the CPU. As many runs go on at a time as there are cores for."
-            " Fewer threads give more answers in all, and each takes longer."
+            help="Threads that work on one run of a model on the CPU; as many runs go on at a time as that leaves cores"
+            " for. Fewer threads give more answers in all, and each takes longer."
             " [default: one for each core, in up to 4 runs]",
         ),
         *(_option(name, **attributes) for name, attributes in video_settings.OPTIONS.items()),
