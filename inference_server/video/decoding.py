@@ -204,8 +204,10 @@ def _open(demuxer: str, source: Streamed | Spooled, settings: DecoderSettings) -
         "protocol_whitelist": "none",
         "codec_whitelist": ",".join(decoders(settings.codecs)),
         "max_streams": str(settings.max_tracks + 1),  # one more: most demuxers keep silent about what they leave out
-        "max_pixels": str(settings.max_pixels),
-        **(NOTHING_DECODED if demuxer == "mov" and foretold(source.index) else {}),
+        # A limit that nothing can reach would only make FFmpeg forget the size that the index states.
+        **(
+            NOTHING_DECODED if demuxer == "mov" and foretold(source.index) else {"max_pixels": str(settings.max_pixels)}
+        ),
     }
     with _errors_of_ffmpeg() as said:
         try:
