@@ -77,14 +77,11 @@ class Asking:
         self._options = analysis.options_for(running.model)
         self._include_outputs = analysis.include_tensors
         self._turn = turn
-        self._placement = place(running.model.layout, 1, 1)
         self._frames_answered = metrics.FRAMES_ANSWERED.labels(served.model_name, running.model.version.version)
 
     def ask(self, frame: PreparedFrame) -> Job[Answer]:
         """Queue a frame; its pixels must stay until it is answered."""
-        spot = self._placement
-        if (spot.source_width, spot.source_height) != (frame.width, frame.height):
-            spot = self._placement = place(self.model.layout, frame.width, frame.height)
+        spot = place(self.model.layout, frame.width, frame.height)
         ask = self.running.batcher.ask
         return ask(frame.pixels, spot, self._options, include_outputs=self._include_outputs, turn=self._turn)
 

@@ -75,12 +75,15 @@ class Job(Generic[Result]):
     inputs: Arrays
     rows: int
     alike: Hashable
-    shapes: Hashable
     outputs: Collection[str] | None
     reading: _Reading | None
     turn: Turn
     answer: asyncio.Future[Result]
     queued_at: float = field(default_factory=perf_counter)
+    shapes: Hashable = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shapes = tuple((name, array.shape) for name, array in self.inputs.items())
 
     def wants(self, output: str) -> bool:
         return self.outputs is None or output in self.outputs
@@ -161,7 +164,7 @@ class Batcher:
         outputs = None if include_outputs else self._model.read_outputs
         reading = _Reading(placement, options, include_outputs)
         inputs = {self._model.frames_input: pixels[None]}
-        return self._ask(inputs, 1, self._frames_alike, self._frames_alike, outputs, reading, turn)
+        return self._ask(inputs, 1, self._frames_alike, outputs, reading, turn)
 
     def withdraw(self, job: Job[Any]) -> bool:
         """Cancel the answer, unless the session has begun with it: then False, and its arrays are in use until then."""
@@ -185,8 +188,7 @@ class Batcher:
             raise InvalidField("inputs", f"at most {self._model.max_batch} rows for this server and model, got {rows}")
         else:
             alike = _alike(inputs)
-        shapes = tuple((name, array.shape) for name, array in inputs.items())
-        job: Job[TensorAnswer] = self._ask(inputs, rows, alike, shapes, outputs, None, turn)
+        job: Job[TensorAnswer] = self._ask(inputs, rows, alike, outputs, None, turn)
         return await self.wait(job)
 
     def _ask(
@@ -194,12 +196,11 @@ class Batcher:
         inputs: Arrays,
         rows: int,
         alike: Hashable,
-        shapes: Hashable,
         outputs: Collection[str] | None,
         reading: _Reading | None,
         turn: Turn,
     ) -> Job[Any]:
-        job: Job[Any] = Job(inputs, rows, alike, shapes, outputs, reading, turn, self._loop.create_future())
+        job: Job[Any] = Job(inputs, rows, alike, outputs, reading, turn, self._loop.create_future())
         self._push(job)
         if turn.deadline is not None and not job.answer.done():
             late = self._loop.call_at(turn.deadline, self._give_up, job)
@@ -284,7 +285,7 @@ class Batcher:
     def _settle(self, batch: _Batch, answers: _Answers) -> None:
         """Tell who waits; in the thread of the event loop."""
         if batch.alone is not None:
-            self._pace.learn(batch.alone, batch.seconds)
+            self._pace.learn(batch.alone, batch.total_seconds)
         for job, answer in answers:
             if isinstance(answer, Exception):
                 job.answer.set_exception(answer)
@@ -321,7 +322,7 @@ class _Batch:
         self._ran: list[tuple[Arrays | Exception, int]] = []  # each job's outputs, and its first row in them
         self._started = 0.0
         self._seconds = 0.0
-        self.seconds = 0.0  # all that it took, reading included; infinite if it failed, however soon that was
+        self.total_seconds = 0.0  # all that it took, reading included; infinite if it failed, however soon that was
 
     @property
     def alone(self) -> Hashable:
@@ -371,7 +372,7 @@ class _Batch:
             for job, (outputs, first) in zip(self._jobs, ran, strict=True)
         ]
         failed = any(isinstance(answer, Exception) for answer in answers)
-        self.seconds = inf if failed else perf_counter() - self._started
+        self.total_seconds = inf if failed else perf_counter() - self._started
         return [*((job, DeadlinePassed(LATE)) for job in self._late), *zip(self._jobs, answers, strict=True)]
 
     def _answer(self, model: LoadedModel, job: Job[Any], ran: Arrays, first: int) -> Any:

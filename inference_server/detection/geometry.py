@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,7 @@ class Placement:
         return np.clip(pairs, 0, limit).reshape(coordinates.shape)
 
 
+@lru_cache(64)
 def place(layout: Layout, source_width: int, source_height: int) -> Placement:
     """Where a picture of `source_width` x `source_height` pixels goes in `layout`.
 

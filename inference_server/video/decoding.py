@@ -24,7 +24,7 @@ from inference_server.video import limits
 from inference_server.video.codecs import decoders
 from inference_server.video.complaints import Complaints, listen
 from inference_server.video.containers import FULL_NAMES
-from inference_server.video.foretold import NOTHING_DECODED, foretold
+from inference_server.video.foretold import NOTHING_DECODED
 from inference_server.video.settings import DecoderSettings
 from inference_server.video.source import Spooled, Streamed
 from inference_server.video.values import VideoInfo
@@ -205,9 +205,7 @@ def _open(demuxer: str, source: Streamed | Spooled, settings: DecoderSettings) -
         "codec_whitelist": ",".join(decoders(settings.codecs)),
         "max_streams": str(settings.max_tracks + 1),  # one more: most demuxers keep silent about what they leave out
         # A limit that nothing can reach would only make FFmpeg forget the size that the index states.
-        **(
-            NOTHING_DECODED if demuxer == "mov" and foretold(source.index) else {"max_pixels": str(settings.max_pixels)}
-        ),
+        **(NOTHING_DECODED if demuxer == "mov" and source.foretold else {"max_pixels": str(settings.max_pixels)}),
     }
     with _errors_of_ffmpeg() as said:
         try:

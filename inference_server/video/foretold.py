@@ -16,7 +16,7 @@ _UNSPECIFIED, _SQUARE = 0, 1
 _MAX_SET_BYTES = 1024
 
 
-def foretold(index: bytes) -> bool:
+def foretold(index: bytes | bytearray) -> bool:
     """Whether `index` is of one H.264 track with a parameter set that tells the order, and of pixels that are square.
 
     Not where the video comes in fragments: then FFmpeg learns the frame rate from its first packets.
@@ -38,7 +38,7 @@ class _EndOfSetError(Exception):
 
 
 class _Bits:
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | bytearray) -> None:
         self._value = int.from_bytes(data, "big")
         self._left = 8 * len(data)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-from array import array
 from collections.abc import Callable
 from threading import Lock
 from typing import Any
@@ -13,9 +12,6 @@ from typing import Any
 from inference_server.video import wire
 
 Handler = Callable[[dict[str, Any]], None]
-
-# For 8 descriptors, which nothing else but descriptors comes in.
-_FDS_ROOM = socket.CMSG_SPACE(8 * array("i").itemsize)
 
 
 class Link:
@@ -67,13 +63,12 @@ class Link:
 
     def _receive(self) -> None:
         try:
-            data, with_it, _, _ = self._control.recvmsg(wire.MAX_MESSAGE_BYTES, _FDS_ROOM)
+            data, fds, _, _ = socket.recv_fds(self._control, wire.MAX_MESSAGE_BYTES, 8)
         except OSError:
             os._exit(0)
         if not data:
             os._exit(0)
-        for _, _, fds in with_it:  # few messages bring any
-            self._fds += array("i", fds)
+        self._fds += fds
         for message in self._unpacker.feed(data):
             if message["type"] == "ping":
                 self.send(type="pong")

@@ -90,7 +90,6 @@ class Preparer:
         self._scaler = VideoReformatter()
         # What lies around the picture in each slot, so that the border is filled only when it moves.
         self._borders: dict[int, tuple[Layout, Placement]] = {}
-        self._placed: tuple[tuple[Pose, int, int, Layout], tuple[int, int, Placement]] | None = None
 
     def forget_borders(self) -> None:
         """The slots are in other memory now."""
@@ -108,7 +107,10 @@ class Preparer:
 
         Returns width and height of the picture as displayed. Raises VideoLimitExceeded.
         """
-        width, height, spot = self._place(pose, frame.width, frame.height, layout)
+        width, height = pose.displayed(frame.width, frame.height)
+        self.check(frame.width, frame.height)
+        self.check(width, height)
+        spot = place(layout, width, height)
         if self._borders.get(slot) != (layout, spot):
             into[:] = layout.fill
             self._borders[slot] = (layout, spot)
@@ -120,15 +122,6 @@ class Preparer:
             shown = upright[: layout.height - top, : layout.width - left]
             into[top : top + shown.shape[0], left : left + shown.shape[1], channels] = shown
         return width, height
-
-    def _place(self, pose: Pose, width: int, height: int, layout: Layout) -> tuple[int, int, Placement]:
-        """Width and height as displayed, and where that goes; the same for nearly every frame."""
-        if self._placed is None or self._placed[0] != (pose, width, height, layout):
-            displayed = pose.displayed(width, height)
-            self.check(width, height)
-            self.check(*displayed)
-            self._placed = (pose, width, height, layout), (*displayed, place(layout, *displayed))
-        return self._placed[1]
 
     def _scale(self, frame: VideoFrame, width: int, height: int) -> list[tuple[int | slice, NDArray[np.uint8]]]:
         """The frame in RGB at `width` x `height`: which channels, and a view of what libswscale wrote of them.

@@ -10,6 +10,7 @@ from pathlib import Path
 from inference_server.errors import DecoderFailed, VideoLimitExceeded
 from inference_server.video import limits
 from inference_server.video.containers import SNIFF_BYTES, cut_short, index_end, recognise
+from inference_server.video.foretold import foretold
 from inference_server.video.link import Link
 from inference_server.video.settings import DecoderSettings
 
@@ -21,7 +22,8 @@ _INDEX_WITHIN = 32 * 1024 * 1024
 
 @dataclass(slots=True)
 class Streamed:
-    """Input that is read once, as it comes. `start`: its first bytes; `size`: how many have come; `index`: of an MP4.
+    """Input that is read once, as it comes. `start`: its first bytes; `size`: how many have come. `foretold`: of
+    an MP4's index, see there.
 
     Reading raises VideoLimitExceeded beyond `limit` bytes; 0 is no limit.
     """
@@ -33,7 +35,7 @@ class Streamed:
     size: int = 0
     ended: bool = False
     buffer_size: int = _BUFFER
-    index: bytes = b""
+    foretold: bool = False
 
     def read(self, size: int) -> bytes:
         """Return 1 to `size` bytes, waiting for the first; nothing at the end."""
@@ -70,11 +72,10 @@ class Spooled:
     buffer_size: int = _BUFFER
 
     @property
-    def index(self) -> bytes:
-        """The index of an MP4 that begins with one, or with what is left out of it here."""
-        head = os.pread(self.fd, _BUFFER, 0)
-        end = index_end(head)
-        return os.pread(self.fd, min(end, _INDEX_WITHIN), 0) if end else b""
+    def foretold(self) -> bool:
+        """As of input that is streamed; False where the index of an MP4 is not in front."""
+        end = index_end(os.pread(self.fd, _BUFFER, 0))
+        return bool(end) and foretold(os.pread(self.fd, min(end or 0, _INDEX_WITHIN), 0))
 
     def read(self, size: int) -> bytes:
         self.link.serve(wait=False)
@@ -136,7 +137,7 @@ def _hold_index(stream: Streamed) -> bool:
         stream.peek(len(stream.head) + 1)
     stream.peek(min(end, _INDEX_WITHIN))
     stream.buffer_size = max(_BUFFER, end)
-    stream.index = bytes(stream.head[:end])
+    stream.foretold = foretold(stream.head[:end])
     return 0 < end <= _INDEX_WITHIN
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_server.video import DecoderSettings, decoding
+from inference_server.video import DecoderSettings, source
 from inference_server.video.containers import index_end
 from inference_server.video.decoding import Decoding
 from inference_server.video.foretold import foretold
@@ -73,7 +73,7 @@ def test_no_picture_is_decoded_only_to_open_a_video_and_all_else_is_the_same(
     data = tools.encode(pix_fmt=pix_fmt, options=FASTSTART, codec_options={"x264-params": params})
     assert foretold(index_of(data))
     told, untouched = seen(data)
-    monkeypatch.setattr(decoding, "foretold", lambda _: False)
+    monkeypatch.setattr(source, "foretold", lambda _: False)
     expected, before = seen(data)
     assert untouched
     assert not before
