@@ -38,6 +38,8 @@ class ArtifactFolder:
 
     def digest(self, path: str, weights_files: tuple[str, ...] = ()) -> Digest:
         with self.open(path) as file, _weights_named(path):
+            if not weights_files:
+                return _digest(file)
             beside = self.beside(path)
             parts = [_digest(file), *(_digest_beside(beside, name) for name in weights_files)]
             return _combined(beside, parts, weights_files)
@@ -53,9 +55,8 @@ class ArtifactFolder:
     def open(self, path: str) -> BufferedReader:
         """Open a regular file inside models/. Raises InvalidField or ArtifactMissing."""
         check_path(path)
-        folder = Path(os.path.realpath(self._root / MODELS_FOLDER))
-        real = Path(os.path.realpath(self._root / path))
-        if not real.is_relative_to(folder):
+        folder, real = (os.path.realpath(f"{self._root}/{name}") for name in (MODELS_FOLDER, path))
+        if not real.startswith(f"{folder}{os.sep}"):
             raise InvalidField("path", f"a file inside {MODELS_FOLDER}/ once links are followed", path)
         try:
             # Non-blocking, for opening a pipe would wait for its writer; no links, for all of them are resolved.

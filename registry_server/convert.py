@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.struct_pb2 import Struct, Value
@@ -36,7 +37,9 @@ _PROGRESS = {
 }
 
 
+@lru_cache(256)
 def to_model(entry: Entry) -> pb.Model:
+    """The message of an entry. Many share it: copy it into another message, never change it."""
     metadata = entry.metadata
     attributes = Struct()
     attributes.update(metadata.get("attributes", {}))

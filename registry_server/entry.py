@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NoReturn, TypeGuard, TypeVar
@@ -55,7 +55,7 @@ class Entry:
     `fingerprint` is that of `raw`, taken once so that a digest of many entries does not read them all again.
     """
 
-    raw: Raw
+    raw: Raw = field(hash=False)  # of which the fingerprint tells
     model_name: str
     version: int
     path: str

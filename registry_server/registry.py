@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
@@ -64,6 +65,7 @@ class Registry:
         self._writer: asyncio.Task[None] | None = None
         self._listeners: list[Listener] = []
         self._problem_listeners: list[Callable[[RegistryError | None], None]] = []
+        self._news: deque[Callable[[], None]] = deque()
         self.problem: RegistryError | None = None
         """Why the stored registry cannot be read now; reads go on from the last good state, changes fail."""
         self._unreachable = ""
@@ -177,7 +179,12 @@ class Registry:
                     waiting.result.set_exception(outcome)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await self._loop.run_in_executor(self._thread, work)
+        """The event loop is woken once, for the result and the news that go before it: waking it costs."""
+        try:
+            return await self._loop.run_in_executor(self._thread, work)
+        finally:
+            while self._news:
+                self._loop.call_soon(self._news.popleft())
 
     # What follows runs in the storage thread.
 
@@ -244,8 +251,7 @@ class Registry:
             return
         self._state = state
         metrics.show(state)
-        for listener in self._listeners:
-            self._loop.call_soon_threadsafe(listener, state)
+        self._news.extend(partial(listener, state) for listener in self._listeners)
 
     def _degrade(self, problem: RegistryFileInvalid) -> None:
         if str(problem) != str(self.problem):
@@ -262,8 +268,7 @@ class Registry:
     def _tell(self, problem: RegistryError | None) -> None:
         self.problem = problem
         metrics.DEGRADED.set(problem is not None)
-        for listener in self._problem_listeners:
-            self._loop.call_soon_threadsafe(listener, problem)
+        self._news.extend(partial(listener, problem) for listener in self._problem_listeners)
 
 
 @asynccontextmanager

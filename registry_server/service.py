@@ -208,9 +208,9 @@ class RegistryService(registry_pb2_grpc.ModelRegistryServiceServicer):
         self, request: pb.DownloadModelRequest, context: Context
     ) -> AsyncIterator[pb.DownloadModelResponse]:
         async with self._transfers.download(*_key(request), request.offset_bytes) as (entry, digest, chunks):
-            model = convert.to_model(entry)
-            model.sha256, model.size_bytes = digest.sha256, digest.size_bytes
-            yield pb.DownloadModelResponse(model=model)
+            response = pb.DownloadModelResponse(model=convert.to_model(entry))
+            response.model.sha256, response.model.size_bytes = digest.sha256, digest.size_bytes
+            yield response
             async for chunk in chunks:
                 yield pb.DownloadModelResponse(chunk=chunk)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 from registry_server import document, lineage
@@ -87,8 +88,7 @@ def write(connection: sqlite3.Connection, known: Content, catalog: Catalog) -> C
     if content.head != known.head:
         connection.execute("INSERT OR REPLACE INTO head VALUES (1, ?)", (content.head,))
     _write(connection, "models", known.entries, content.entries, known.entries.differences(content.entries))
-    both = known.history.keys() | content.history.keys()
-    changed = {position for position in both if known.history.get(position) is not content.history.get(position)}
+    changed = known.history.keys() ^ content.history.keys()  # a position is never another record's
     _write(connection, "history", known.history, content.history, changed)
     return content
 
@@ -120,11 +120,18 @@ def _write(
 
 def _placed(known: Mapping[int, Activation], history: Sequence[Activation]) -> Mapping[int, Activation]:
     """Each record in the position that it has, or in one at the end if it is new or has moved."""
-    positions = {id(record): position for position, record in known.items()}
+    records = tuple(known.values())
+    end = max(known, default=0)
+    start = records.index(history[0]) if history and history[0] in records else 0
+    there = len(records) - start
+    if records[start:] == history[:there]:  # as ever: old ones go at the front, new ones come at the end
+        positions = [*islice(known, start, None), *range(end + 1, end + 1 + len(history) - there)]
+        return dict(zip(positions, history, strict=True))
+    places = {id(record): position for position, record in known.items()}
     placed: dict[int, Activation] = {}
-    last, end = 0, max(known, default=0)
+    last = 0
     for record in history:
-        last = there if (there := positions.get(id(record), 0)) > last else max(last, end) + 1
+        last = place if (place := places.get(id(record), 0)) > last else max(last, end) + 1
         placed[last] = record
     return placed
 

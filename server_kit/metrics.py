@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from time import perf_counter
+from typing import Self
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
@@ -24,34 +24,41 @@ CALL_SECONDS = Histogram(
 )
 
 
-@dataclass(slots=True)
-class Outcome:
-    """How a call ended; the status code's name."""
+class Call:
+    """Counts and times one call, from entering to leaving it; whoever knows how it ended writes that into `code`.
 
-    code: str = "OK"
+    Every call pays for this, so it is no generator, and what it counts in is looked up once.
+    """
 
+    __slots__ = ("_method", "_running", "_seconds", "_start", "code")
 
-@contextmanager
-def observe_call(method: str) -> Iterator[Outcome]:
-    """Count and time one call; whoever knows how it ended writes it into the yielded outcome."""
-    outcome, start = Outcome(), perf_counter()
-    running, seconds = _of(method)
-    running.inc()
-    try:
-        yield outcome
-    except (asyncio.CancelledError, GeneratorExit):
-        outcome.code = "CANCELLED"
-        raise
-    finally:
-        running.dec()
-        CALLS.labels(method, outcome.code).inc()
-        seconds.observe(perf_counter() - start)
+    def __init__(self, method: str) -> None:
+        """Only methods that exist: each is remembered."""
+        self.code = "OK"
+        self._method = method
+
+    def __enter__(self) -> Self:
+        self._running, self._seconds = _of(self._method)
+        self._running.inc()
+        self._start = perf_counter()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, asyncio.CancelledError | GeneratorExit):
+            self.code = "CANCELLED"
+        self._running.dec()
+        _finished(self._method, self.code).inc()
+        self._seconds.observe(perf_counter() - self._start)
 
 
 @cache
 def _of(method: str) -> tuple[Gauge, Histogram]:
-    """Looked up once, which costs more than counting; only methods that exist are asked for."""
     return CALLS_RUNNING.labels(method), CALL_SECONDS.labels(method)
+
+
+@cache
+def _finished(method: str, code: str) -> Counter:
+    return CALLS.labels(method, code)
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class _Route(APIRoute):
         method = f"{' '.join(self.methods or ())} {self.path}"
 
         async def answer(request: Request) -> Response:
-            with metrics.observe_call(method) as outcome:
+            with metrics.Call(method) as call:
                 try:
                     self._check_query(request)
                     request = JsonRequest(request.scope, request.receive)
@@ -65,7 +65,7 @@ class _Route(APIRoute):
                     response = refusal(error, method)
                 except asyncio.CancelledError:  # by nobody but a server that must stop
                     response = refusal(HTTPException(503, "the server is stopping"), method)
-                outcome.code = str(response.status_code)
+                call.code = str(response.status_code)
                 return response
 
         return answer
