@@ -9,15 +9,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from registry_server.catalog import Catalog
 from registry_server.entry import read_entry
 from registry_server.errors import CommitUncertain, RegistryFileInvalid, StorageUnavailable
+from registry_server.history import activation
 from registry_server.sqlite_storage import SqliteStorage
 
 
@@ -66,6 +70,31 @@ def test_a_change_of_one_entry_writes_a_few_rows(storage: SqliteStorage) -> None
     storage.transact(lambda catalog: catalog.without(*entry.key).with_entry(entry))
     storage.transact(counting)
     assert storage._connection.total_changes - before == 2 + 2 + 1, "entries are deleted and inserted"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(st.lists(st.integers(0, 5), unique=True), st.integers(0, 2)), max_size=8))
+def test_a_history_is_read_back_in_its_order_however_it_changed(
+    storage: SqliteStorage, file: Path, steps: list[tuple[list[int], int]]
+) -> None:
+    """Each step keeps some records, in any order, and adds some."""
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    for kept, added in steps:
+        old = storage.load().history
+        new = [activation("m", 0, 1, moment=moment, revision=len(old) + number) for number in range(added)]
+        history = (*(old[index] for index in kept if index < len(old)), *new)
+        storage.transact(lambda catalog, history=history: catalog.with_history(history))
+        with closing(SqliteStorage(file)) as other:
+            assert [record.raw for record in other.load().history] == [record.raw for record in history]
+
+
+def test_a_record_added_to_a_full_history_touches_two_rows(storage: SqliteStorage) -> None:
+    records = [activation("m", 0, 1, moment=datetime.now(UTC), revision=number) for number in range(500)]
+    storage.transact(lambda catalog: catalog.with_history(tuple(records[:-1])))
+    assert storage._connection
+    before = storage._connection.total_changes
+    storage.transact(lambda catalog: catalog.with_history(tuple(records[1:])))
+    assert storage._connection.total_changes - before == 2
 
 
 def test_a_large_reload_parses_only_what_changed(storage: SqliteStorage, file: Path) -> None:
@@ -190,6 +219,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from registry_server.errors import StorageUnavailable
+from registry_server.history import activation
 from registry_server.sqlite_storage import SqliteStorage
 
 storage = SqliteStorage(Path(sys.argv[1]))
