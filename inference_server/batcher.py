@@ -376,21 +376,23 @@ class _Batch:
         return [*((job, DeadlinePassed(LATE)) for job in self._late), *zip(self._jobs, answers, strict=True)]
 
     def _answer(self, model: LoadedModel, job: Job[Any], ran: Arrays, first: int) -> Any:
-        queued = self._started - job.queued_at
-        if job.reading is None:
-            whole = model.batch is not None
-            outputs = {
-                name: array if whole else array[first : first + job.rows]
-                for name, array in ran.items()
-                if job.wants(name)
-            }
-            return TensorAnswer(outputs, queued, self._seconds)
-        started = perf_counter()
-        kept = {name: array[first].copy() for name, array in ran.items()} if job.reading.include_outputs else {}
         try:
-            found = model.read(ran, first, job.reading.placement, job.reading.options)
-        except Exception as error:  # noqa: BLE001 - of this frame alone; raised again where it is awaited
+            if job.reading is None:
+                return self._tensors(job, ran, first, whole=model.batch is not None)
+            return self._found(model, job, job.reading, ran, first)
+        except Exception as error:  # noqa: BLE001 - of this job alone; raised again where it is awaited
             return error
+
+    def _tensors(self, job: Job[Any], ran: Arrays, first: int, *, whole: bool) -> TensorAnswer:
+        wanted = {name: array for name, array in ran.items() if job.wants(name)}
+        outputs = wanted if whole else {name: array[first : first + job.rows] for name, array in wanted.items()}
+        return TensorAnswer(outputs, self._started - job.queued_at, self._seconds)
+
+    def _found(self, model: LoadedModel, job: Job[Any], reading: _Reading, ran: Arrays, first: int) -> Answer:
+        started = perf_counter()
+        kept = {name: array[first].copy() for name, array in ran.items()} if reading.include_outputs else {}
+        found = model.read(ran, first, reading.placement, reading.options)
+        queued = self._started - job.queued_at
         return Answer(found, kept, queued, self._seconds, perf_counter() - started)
 
 

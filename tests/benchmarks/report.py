@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +18,10 @@ from rich.table import Table
 
 ROUNDS = 5
 FOLDER = Path("build/bench")
+
+
+# Whoever is stopped ends the servers that it has started, and clears away what they were given.
+signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 @dataclass(frozen=True)

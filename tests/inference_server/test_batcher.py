@@ -65,6 +65,19 @@ async def test_a_failed_batch_fails_its_frames_and_no_others(batcher_for, fake_m
     assert (await batcher.submit(*frame(7))).found.scores[0] == 7
 
 
+@pytest.mark.parametrize("include_outputs", [True, False])
+async def test_outputs_without_the_rows_that_were_promised_fail_who_waits_for_them(
+    batcher_for, fake_model, frame, monkeypatch, include_outputs
+):
+    model = fake_model(max_batch=2)
+    monkeypatch.setattr(model, "run_rows", lambda *_: {"output0": np.float32(1)})
+    batcher = batcher_for(model)
+    with pytest.raises(IndexError):
+        await batcher.submit(*frame(), include_outputs=include_outputs)
+    with pytest.raises(IndexError):
+        await batcher.submit_tensors({"frames": frame()[0][None]}, 1)
+
+
 async def test_a_frame_whose_caller_left_is_not_run(batcher_for, fake_model, frame):
     model = fake_model(max_batch=8)
     model.may_run.clear()
