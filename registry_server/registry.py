@@ -170,6 +170,7 @@ class Registry:
         while self._waiting:
             group, self._waiting = self._waiting, []
             outcomes = await self._in_thread(partial(self._write, [waiting.apply for waiting in group]))
+            await asyncio.sleep(0)  # those who watch are woken before those who wait here
             for waiting, outcome in zip(group, outcomes, strict=True):
                 if waiting.result.done():  # the caller has gone
                     continue

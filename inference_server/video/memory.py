@@ -60,5 +60,10 @@ class FrameMemory:
             raise ProtocolError(f"slot: expected one that is free, got {slot}")
         self._taken.add(slot)
 
+    @property
+    def taken(self) -> int:
+        """How many slots the server holds."""
+        return len(self._taken)
+
     def give_back(self, slot: int) -> None:
         self._taken.remove(slot)

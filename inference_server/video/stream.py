@@ -26,6 +26,10 @@ from inference_server.video.values import (
     WallClock,
 )
 
+# A decoder whose frames fill more than half of the slots is ahead. It hears of free ones together, so that it wakes, and
+# two processes change places, half as often; but no later than this, for a frame may be held for as long as one likes.
+AHEAD_SECONDS = 0.1
+
 _INT32, _INT63 = 2**31 - 1, 2**63 - 1
 
 
@@ -59,6 +63,8 @@ class DecodedStream:
         # What frames on their way may be prepared for: the newest target, and older ones not yet acknowledged as over.
         self._aims: dict[int, tuple[Target, FrameMemory]] = {}
         self._generation = target.generation
+        self._released: list[int] = []  # slots of the newest memory that the decoder has not been told of
+        self._telling: asyncio.TimerHandle | None = None
         self._decoder = Conversation(process, settings, self._receive, self._end)
         fds = (file.fd,) if file else ()
         self._decoder.send(fds, type="video", file=file is not None, request=asdict(request), **settings.message())
@@ -76,6 +82,7 @@ class DecodedStream:
         # Tasks and callbacks refer to this stream in circles; frame memory must not wait for the garbage collector.
         self._aims.clear()
         self._frames.clear()
+        self._stop_telling()
         self._notify()
 
     async def feed(self, chunk: bytes) -> None:
@@ -126,6 +133,7 @@ class DecodedStream:
         fd = None
         if memory is None or frame_bytes(target.layout) > memory.slot_bytes:
             fd, memory = share(target.layout, self._slots, self._pin)
+            self._released.clear()
         self._aims[target.generation] = target, memory
         self._generation = target.generation
         self._decoder.send_target(target, memory.slots, memory.slot_bytes, fd)
@@ -194,7 +202,22 @@ class DecodedStream:
         memory.give_back(slot)
         # Slots of memory that the decoder was told to leave need no word.
         if self._generation in self._aims and memory is self._aims[self._generation][1]:
-            self._decoder.send(type="release", slot=slot)
+            self._released.append(slot)
+            if memory.taken <= memory.slots // 2:
+                self._tell_released()
+            elif self._telling is None:
+                self._telling = asyncio.get_running_loop().call_later(AHEAD_SECONDS, self._tell_released)
+
+    def _tell_released(self) -> None:
+        self._stop_telling()
+        if self._released:
+            self._decoder.send(type="release", slots=self._released)
+            self._released.clear()
+
+    def _stop_telling(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
 
     def _summary(self, message: dict[str, Any]) -> VideoSummary:
         return VideoSummary(

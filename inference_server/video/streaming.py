@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import partial
@@ -78,9 +78,9 @@ class StreamJob:
             self._preparer.forget_borders()
             self._send_held()
 
-    def release(self, slot: int) -> None:
-        """The server is done with `slot`."""
-        self._free.append(slot)
+    def release(self, slots: Sequence[int]) -> None:
+        """The server is done with `slots`."""
+        self._free += slots
         self._send_held()
 
     def run(self) -> None:

@@ -72,7 +72,7 @@ class _Worker:
             case "target":
                 self._retarget(message)
             case "release" if self._job is not None:
-                self._job.release(message["slot"])
+                self._job.release(message["slots"])
             case "video" | "pictures":
                 self._task = message
                 self._file = self._link.take_fd() if message.get("file") else None

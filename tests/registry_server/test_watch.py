@@ -12,6 +12,12 @@ import pytest
 from structlog.testing import capture_logs
 from videoai.registry.v1 import registry_pb2 as pb
 
+from registry_server.artifacts import ArtifactFolder
+from registry_server.json_storage import JsonFileStorage
+from registry_server.registry import open_registry
+from registry_server.steps import Registration
+from registry_server.watch import Told, WatchHub
+
 Code = grpc.StatusCode
 
 
@@ -354,3 +360,24 @@ async def test_a_hub_wakes_only_those_concerned(root: Any, client: Any) -> None:
     await client.activate("a", 2)
     assert told([await watch.next()]) == {"a": 2}
     call.cancel()
+
+
+async def test_those_who_watch_hear_of_a_change_before_it_is_answered(root: Any) -> None:
+    path = root.add_model("m", 1)
+    async with open_registry(JsonFileStorage(root.file), ArtifactFolder(root.path)) as registry:
+        hub = WatchHub(registry.state, max_watchers=10, heartbeat_seconds=60)
+        registry.listen(hub.publish)
+        heard = []
+
+        async def listen(number: int) -> None:
+            with hub.watch(None) as watcher:
+                async for message in watcher.messages():
+                    if isinstance(message.event, Told) and message.event.entry:
+                        heard.append(number)
+                        return
+
+        listeners = [asyncio.create_task(listen(number)) for number in range(10)]
+        await registry.register(Registration("m", 1, path, {}))
+        await registry.activate("m", 1)
+        assert sorted(heard) == [*range(10)]
+        await asyncio.gather(*listeners)

@@ -101,6 +101,35 @@ async def test_a_slot_is_not_written_before_it_is_released(tools: Any, spool: An
             assert [frame.frame_index for frame in held] == [28, 29]
 
 
+async def test_a_decoder_that_is_ahead_hears_of_free_slots_together(
+    tools: Any, pool: DecoderPool, video: bytes, monkeypatch: Any
+) -> None:
+    async with await pool.open(StreamRequest(), Target(SMALL, 0)) as stream:
+        told: list[list[int]] = []
+        send = stream._decoder.send
+
+        def listen(**message: Any) -> None:
+            if message["type"] == "release":
+                told.append(list(message["slots"]))
+            send(**message)
+
+        monkeypatch.setattr(stream._decoder, "send", listen)
+        await tools.send(stream, video)
+        frames = aiter(stream)
+        held = [await anext(frames) for _ in range(4)]
+        after_each = []
+        for frame in held:
+            frame.release()
+            after_each.append([len(slots) for slots in told])
+        assert after_each == [[], [2], [2, 1], [2, 1, 1]]
+        assert sorted(slot for slots in told for slot in slots) == [0, 1, 2, 3]
+        seen = []
+        async for frame in frames:
+            seen.append(frame.frame_index)
+            frame.release()
+        assert seen == [*range(4, 30)]
+
+
 @pytest.mark.parametrize(("before", "after"), [(SMALL, LARGE), (LARGE, SMALL), (SMALL, SMALL)])
 async def test_a_new_target_takes_effect_in_order(
     tools: Any, pool: DecoderPool, video: bytes, before: Layout, after: Layout
