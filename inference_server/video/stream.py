@@ -26,8 +26,8 @@ from inference_server.video.values import (
     WallClock,
 )
 
-# A decoder whose frames fill more than half of the slots is ahead. It hears of free ones together, so that it wakes half
-# as often; but no later than this, for a frame may be held for as long as one likes.
+# A decoder whose frames fill more than half of the slots is ahead. It hears of free ones together, so that it wakes
+# half as often; but no later than this, for a frame may be held for as long as one likes.
 AHEAD_SECONDS = 0.1
 
 _INT32, _INT63 = 2**31 - 1, 2**63 - 1
