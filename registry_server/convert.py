@@ -8,8 +8,8 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -20,6 +20,10 @@ from registry_server.errors import InvalidField
 from registry_server.history import Activation
 from registry_server.rollout import MAX_ERROR, Progress, Replica, Report
 from registry_server.shelf import Key
+
+MAX_MESSAGES = 256
+_messages: WeakKeyDictionary[Entry, pb.Model] = WeakKeyDictionary()
+"""Those of the entries asked for last; they may be of megabytes, so none outlives its entry."""
 
 METADATA_PARTS = ("description", "metrics", "attributes")
 
@@ -37,9 +41,17 @@ _PROGRESS = {
 }
 
 
-@lru_cache(256)
 def to_model(entry: Entry) -> pb.Model:
     """The message of an entry. Many share it: copy it into another message, never change it."""
+    message = _messages.get(entry)
+    if message is None:
+        if len(_messages) == MAX_MESSAGES:
+            _messages.clear()
+        message = _messages[entry] = _new_model(entry)
+    return message
+
+
+def _new_model(entry: Entry) -> pb.Model:
     metadata = entry.metadata
     attributes = Struct()
     attributes.update(metadata.get("attributes", {}))
