@@ -60,8 +60,6 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             with metrics.Call(method) as call:
                 try:
-                    if not handler.request_streaming:  # most calls, so without the little that `taking` costs
-                        return await inner(checked(request), context)
                     with taking(request, context) as taken:
                         return await inner(taken, context)
                 except Exception as error:  # noqa: BLE001 - the one place that turns any error into a status

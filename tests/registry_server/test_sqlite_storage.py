@@ -219,7 +219,6 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from registry_server.errors import StorageUnavailable
-from registry_server.history import activation
 from registry_server.sqlite_storage import SqliteStorage
 
 storage = SqliteStorage(Path(sys.argv[1]))
