@@ -30,10 +30,10 @@ def _names(known: Iterable[str], default: tuple[str, ...]) -> Callable[..., tupl
     return check
 
 
-def _limit(name: str, least: int, text: str) -> dict[str, Any]:
+def _limit(name: str, least: int, text: str, shown: str | None = None) -> dict[str, Any]:
     default = getattr(_DEFAULTS, name)
     range_ = click.FloatRange if isinstance(default, float) else click.IntRange
-    return {"type": range_(least), "default": default, "show_default": True, "help": text}
+    return {"type": range_(least), "default": default, "show_default": shown or True, "help": text}
 
 
 # What click is told of each flag.
@@ -67,6 +67,9 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "--corrupt-packet-budget": _limit(
         "corrupt_packet_budget", 0, "Packets that may fail to decode before a video is ended."
     ),
+    "--decode-threads": _limit(
+        "threads", 1, "Threads that decode all videos together; each has one at least.", "one for each core"
+    ),
     "--spool-folder": {
         "type": click.Path(exists=True, file_okay=False, path_type=Path),
         "default": tempfile.gettempdir(),
@@ -75,7 +78,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "--max-spool-bytes": _limit("max_spool_bytes", 1, "Largest such video, in bytes."),
 }
-_FIELDS = {"allow_container": "containers", "allow_codec": "codecs"}
+_FIELDS = {"allow_container": "containers", "allow_codec": "codecs", "decode_threads": "threads"}
 
 
 def decoders(flags: Mapping[str, Any]) -> tuple[DecoderSettings, dict[str, Any]]:

@@ -15,8 +15,9 @@ import onnxruntime  # type: ignore[import-untyped]
 import structlog
 from onnx import TensorProto, helper
 
+from inference_server.cpus import usable_cpus
 from inference_server.engine import tensorrt
-from inference_server.engine.session import ORT_ERRORS, Session, SessionPlan, create_session, explain, usable_cpus
+from inference_server.engine.session import ORT_ERRORS, Session, SessionPlan, create_session, explain
 from inference_server.errors import DeviceUnavailable
 
 log = structlog.get_logger(__name__)

@@ -17,6 +17,8 @@ from typing import TypeAlias, TypeVar
 import onnxruntime  # type: ignore[import-untyped]
 from onnxruntime.capi import onnxruntime_pybind11_state as state  # type: ignore[import-untyped]
 
+from inference_server.cpus import usable_cpus
+
 T = TypeVar("T")
 Session: TypeAlias = onnxruntime.InferenceSession
 
@@ -99,20 +101,6 @@ def _yield_cores() -> None:
     if sys.platform == "linux":
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)
-
-
-def usable_cpus() -> int:
-    """How many CPUs this process may use: its affinity, and its container's quota where there is one; at least 1."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(affinity, _quota(Path("/sys/fs/cgroup/cpu.max")) or affinity))
-
-
-def _quota(cpu_max: Path) -> int | None:
-    try:
-        quota, period = cpu_max.read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else -(-int(quota) // int(period))
 
 
 def explain(error: BaseException) -> str:

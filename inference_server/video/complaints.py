@@ -13,6 +13,8 @@ import av.logging
 _SIZE = re.compile(r"(?:Picture|Frame) size (\d+)x(\d+) (?:is invalid|exceeds)")
 # "error while decoding MB 8 11, bytestream -8", "ac-tex damaged at 5 2", "overread 8", and of HEVC, as a warning alone,
 # "Skipping invalid undecodable NALU: 1".
+# Its warnings are about formats, never about damage.
+_SCALER = "swscaler"
 _DAMAGE = re.compile(r"error while decoding MB|damaged at|overread|undecodable NALU")
 
 
@@ -27,6 +29,14 @@ class Complaints:
         self.damage = False
         self._max_pixels = max_pixels
         self._said = said
+
+    def heard(self) -> bool:
+        """Whether anything has been said of the video since the last reading, by others than the scaler."""
+        return any(name != _SCALER for _, name, _ in self._said)
+
+    def forget(self) -> None:
+        """As if nothing had been said so far."""
+        self._said.clear()
 
     def read(self) -> None:
         """Take note of what has been said by now."""
@@ -44,7 +54,7 @@ class Complaints:
 def listen(max_pixels: int) -> Iterator[Complaints]:
     """Listen to FFmpeg meanwhile, in any thread; it costs nothing while all is well."""
     av.logging.set_skip_repeated(False)
-    av.logging.set_level(av.logging.WARNING)
+    av.logging.set_level(av.logging.INFO)  # that a picture was mended is not even a warning
     try:
         with av.logging.Capture(local=False) as said:
             yield Complaints(max_pixels, said)

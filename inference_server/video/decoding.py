@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import lru_cache
+from itertools import chain
 from time import perf_counter
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ from av.codec.codec import UnknownCodecError
 from av.codec.context import CodecContext
 from av.container import InputContainer
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from inference_server.errors import CorruptVideo, UnsupportedVideo, VideoLimitExceeded
@@ -25,6 +27,7 @@ from inference_server.video.codecs import decoders
 from inference_server.video.complaints import Complaints, listen
 from inference_server.video.containers import FULL_NAMES
 from inference_server.video.foretold import NOTHING_DECODED
+from inference_server.video.parallel import CODEC, MOST_THREADS, Packet, Parallel
 from inference_server.video.settings import DecoderSettings
 from inference_server.video.source import Spooled, Streamed
 from inference_server.video.values import VideoInfo
@@ -38,6 +41,10 @@ _REFERENCE_TIME = struct.Struct("=qi")
 # These state nowhere how much there should be, so the last picture must tell.
 _WITHOUT_END = {"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "mjpeg"}
 _END_OF_JPEG = b"\xff\xd9"
+# An input that is silent for so long makes its pictures wait: then one thread decodes, which holds back fewer.
+_PATIENCE_SECONDS = 0.05
+# Bytes for each pixel that a thread may need: a thread more than the memory allows for is not started.
+_BYTES_PER_PIXEL = 32
 # More frames than a message can name are nonsense anyway.
 _MAX_COUNT = 2**32 - 1
 
@@ -49,8 +56,16 @@ class Decoding:
     """
 
     def __init__(
-        self, demuxer: str, source: Streamed | Spooled, settings: DecoderSettings, *, wall_clock: bool = False
+        self,
+        demuxer: str,
+        source: Streamed | Spooled,
+        settings: DecoderSettings,
+        *,
+        wall_clock: bool = False,
+        threads: int = 1,
+        on_step: Callable[[], None] = lambda: None,
     ) -> None:
+        """`threads`: how many may decode. `on_step` is called for each picture that is decoded again."""
         self.corrupt_packets = 0
         self.truncated = False
         self._demuxer = demuxer
@@ -61,15 +76,21 @@ class Decoding:
         self._clock: float | None = None
         self._unit: Fraction | None = None
         self._max_pixels = settings.max_pixels
+        self._settings = settings
+        self._on_step = on_step
+        if threads > 1:
+            source.keep()
         self._container = _open(demuxer, source, settings)
+        can_open_again = source.kept()
         self._stream = _pick(self._container, settings.codecs)
-        codec = self._stream.codec_context
-        self._pixels = codec.width * codec.height
+        self._codec = self._set_up(self._stream)
+        self._pixels = self._codec.width * self._codec.height
         if self._pixels > self._max_pixels:
-            raise self._too_large(codec.width, codec.height)
-        codec.options = {"max_pixels": str(self._max_pixels)}
-        # With several, a damaged packet takes whole pictures beside it along, and which ones depends on their number.
-        codec.thread_count = 1
+            raise self._too_large(self._codec.width, self._codec.height)
+        threads = min(threads, MOST_THREADS, settings.memory_limit_bytes // (_BYTES_PER_PIXEL * max(1, self._pixels)))
+        self._parallel: Parallel | None = None
+        if threads > 1 and can_open_again and not wall_clock and self._foreseen():
+            self._parallel = Parallel(self._codec, threads)
 
     @property
     def pixel_shape(self) -> Fraction | None:
@@ -119,14 +140,40 @@ class Decoding:
         if not decoded:
             raise CorruptVideo(f"no picture could be decoded from {self._packets} packets of {_codec(self._stream)}")
 
+    @property
+    def threads(self) -> int:
+        """How many threads decode at present."""
+        return 1 if self._parallel is None else self._parallel.threads
+
+    def _set_up(self, stream: VideoStream) -> VideoCodecContext:
+        codec = stream.codec_context
+        codec.options = {"max_pixels": str(self._max_pixels)}
+        codec.thread_count = 1
+        return codec
+
+    def _foreseen(self) -> bool:
+        """Whether several threads may decode it, and it is known beforehand which pictures there are, and where."""
+        return (
+            self._demuxer == "mov"
+            and _codec(self._stream) == CODEC
+            and 0 < self._stream.frames == len(self._stream.index_entries)
+        )
+
     def _until_too_large(self, complaints: Complaints) -> Iterator[tuple[av.VideoFrame, float]]:
-        for packet in self._demux():
+        packets: Iterator[Packet] = self._demux()
+        shown: int | None = None  # timestamp of the last frame of those that are not to be given again
+        if self._parallel is not None:
+            if (yield from self._by_several(self._parallel, packets, complaints)):
+                return
+            shown = self._parallel.shown
+            packets = chain(self._again(self._parallel, complaints), packets)
+        for packet in packets:
             started = perf_counter()
             if self._wall_clock:
                 self._read_clock(packet)
             complaints.damage &= not packet.size  # what is left in the end is of the last picture
             try:
-                frames = packet.decode()
+                frames = self._codec.decode(packet)
             except av.FFmpegError as error:
                 complaints.read()
                 if complaints.too_large:
@@ -138,6 +185,8 @@ class Decoding:
                 raise CorruptVideo(f"the decoder of {_codec(self._stream)} does not take it: {error}") from error
             complaints.read()
             seconds = (perf_counter() - started) / max(1, len(frames))
+            if shown is not None:
+                frames, shown = _after(shown, frames)
             for frame in frames:
                 complaints.damage |= frame.is_corrupt
                 yield frame, seconds
@@ -145,10 +194,46 @@ class Decoding:
             yield from ((frame, 0.0) for frame in self._held_back())
             raise self._too_large(*complaints.too_large)
 
+    def _by_several(
+        self, parallel: Parallel, packets: Iterator[Packet], complaints: Complaints
+    ) -> Generator[tuple[av.VideoFrame, float], None, bool]:
+        """As `_until_too_large`, by several threads; False if one must go on."""
+        for count, packet in enumerate(packets, 1):
+            started = perf_counter()
+            frames = parallel.decode(packet, complaints)
+            if frames is None:
+                return False
+            seconds = (perf_counter() - started) / max(1, len(frames))
+            for frame in frames:
+                yield frame, seconds
+            # What the threads still have would have to wait for the sender.
+            if packet.size and not self._source.has(self._end_of_packet(count), _PATIENCE_SECONDS):
+                return False
+        return True
+
+    def _again(self, parallel: Parallel, complaints: Complaints) -> Iterator[Packet]:
+        """Make way for one thread; yield what it must decode again. Returns when that is done."""
+        again = parallel.stop()
+        complaints.forget()
+        self._parallel = None
+        with self._source.again() as source:
+            self._reopened = _open(self._demuxer, source, self._settings)
+        self._codec = self._set_up(_pick(self._reopened, self._settings.codecs))
+        for packet in again:
+            self._on_step()
+            yield packet
+
+    def _end_of_packet(self, index: int) -> int:
+        """Where packet `index` of the stream ends in the input; 0 if there is none."""
+        if index >= self._stream.frames:
+            return 0
+        entry = self._stream.index_entries[index]
+        return entry.pos + entry.size
+
     def _held_back(self) -> list[av.VideoFrame]:
         """The frames that the decoder holds back to give them in order; none if it has been asked already."""
         with suppress(av.FFmpegError):
-            return self._stream.codec_context.decode(None)
+            return self._codec.decode(None)
         return []
 
     def _demux(self) -> Iterator[av.Packet[VideoStream]]:
@@ -265,6 +350,14 @@ def _codec(stream: VideoStream) -> str:
         return "one without a decoder" if context is None else context.codec.canonical_name
     except UnknownCodecError:  # a damaged header names one that PyAV 19 has no name for
         return "one without a decoder"
+
+
+def _after(shown: int, frames: list[av.VideoFrame]) -> tuple[list[av.VideoFrame], int | None]:
+    """Those of `frames` that come after the one with timestamp `shown`, which may come later: then it is returned."""
+    for index, frame in enumerate(frames):
+        if frame.pts is None or frame.pts >= shown:
+            return frames[index + (frame.pts == shown) :], None
+    return [], shown
 
 
 def _fraction(value: Any) -> Fraction | None:

@@ -57,6 +57,15 @@ class Link:
             if self._data.fileno() in ready:
                 return self._data.recv(size)
 
+    def readable(self, seconds: float) -> bool:
+        """Whether `read` would return at once, now or within `seconds` of silence on both lines."""
+        while ready := {fd for fd, _ in self._reading.poll(1000 * seconds)}:
+            if self._control.fileno() in ready:
+                self._receive()
+            if self._data.fileno() in ready:
+                return True
+        return False
+
     def take_fd(self) -> int:
         """The descriptor that came with the message being handled."""
         return self._fds.pop(0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Self
+from weakref import WeakSet
 
 from inference_server.detection.geometry import Layout
 from inference_server.video.memory import Pin
@@ -31,6 +33,7 @@ class DecoderPool:
         self._pin = pin
         self._settings = settings or DecoderSettings()
         self._nursery = Nursery(self._settings.decode_timeout_seconds, on_ready)
+        self._streams: WeakSet[DecodedStream] = WeakSet()
 
     async def __aenter__(self) -> Self:
         self._nursery.start()
@@ -45,7 +48,15 @@ class DecoderPool:
 
         The decoder gets a descriptor of its own; the caller closes the one in `file`.
         """
-        return DecodedStream(self._nursery.fork(), request, target, self._settings, file, self._pin)
+        settings = replace(self._settings, threads=self.threads_for(request))
+        stream = DecodedStream(self._nursery.fork(), request, target, settings, file, self._pin)
+        self._streams.add(stream)
+        return stream
+
+    def threads_for(self, request: StreamRequest) -> int:
+        """How many threads may decode one video more beside those that are being decoded."""
+        share = self._settings.threads // (1 + sum(stream.decoding for stream in self._streams))
+        return max(1, share if request.sampled else share - 1)  # one core is for what is done with the frames
 
     @asynccontextmanager
     async def prepare_pictures(self, pictures: Sequence[Picture], layout: Layout) -> AsyncIterator[list[PreparedFrame]]:

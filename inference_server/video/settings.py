@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from inference_server.cpus import usable_cpus
 from inference_server.video.codecs import CODECS, DEFAULT_CODECS
 from inference_server.video.containers import CONTAINERS, DEFAULT_CONTAINERS
 
@@ -34,6 +35,7 @@ class DecoderSettings:
     `decode_timeout_seconds`: a decoder that does not answer for so long is killed; one that waits does answer.
     `max_frame_cpu_seconds`: processor time that a decoder may take from one frame, or picture, to the next.
     `corrupt_packet_budget`: packets that may fail to decode before the video is given up.
+    `threads`: how many may decode all videos together, and so one alone; each video has one at least.
     Raises ValueError naming the field that is out of range.
     """
 
@@ -51,6 +53,7 @@ class DecoderSettings:
     decode_timeout_seconds: float = 10.0
     max_frame_cpu_seconds: float = 10.0
     corrupt_packet_budget: int = 256
+    threads: int = field(default_factory=usable_cpus)
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -65,6 +68,7 @@ class DecoderSettings:
             ("decode_timeout_seconds", 0.1, 86_400),
             ("max_frame_cpu_seconds", 0.01, 86_400),
             ("corrupt_packet_budget", 0, 2**31 - 1),
+            ("threads", 1, 1024),
         ):
             if not least <= (value := getattr(self, name)) <= most:
                 raise ValueError(f"{name}: expected {least}..{most}, got {value}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +20,8 @@ _CHUNK = 256 * 1024
 _BUFFER = 64 * 1024
 # An MP4 whose index does not end within so many bytes is kept until all of it is there.
 _INDEX_WITHIN = 32 * 1024 * 1024
+# What is read of an input while it is opened is kept up to this, and so much of one picture is waited for at once.
+_BEGINNING = _AWAITED = 8 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -36,14 +40,45 @@ class Streamed:
     ended: bool = False
     buffer_size: int = _BUFFER
     foretold: bool = False
+    _beginning: bytearray = field(default_factory=bytearray)
+    _keeping: bool = False
 
     def read(self, size: int) -> bytes:
         """Return 1 to `size` bytes, waiting for the first; nothing at the end."""
         if self.head:
             data = bytes(self.head[:size])
             del self.head[:size]
-            return data
-        return self._receive(size)
+        else:
+            data = self._receive(size)
+        if self._keeping:
+            self._beginning += data
+        return data
+
+    def keep(self) -> None:
+        """Keep what is read from here on, so that `again` can give it."""
+        self._keeping = True
+
+    def kept(self) -> bool:
+        """Keep no more of what is read; whether `again` can give what was: not if that is large."""
+        self._keeping = False
+        if len(self._beginning) > _BEGINNING:
+            self._beginning.clear()
+        return bool(self._beginning)
+
+    @contextmanager
+    def again(self) -> Iterator[Streamed]:
+        """The input from its beginning, to be read meanwhile: what was kept of it."""
+        yield Streamed(
+            self.link, head=self._beginning, ended=True, buffer_size=self.buffer_size, foretold=self.foretold
+        )
+
+    def has(self, end: int, seconds: float) -> bool:
+        """Whether the first `end` bytes of the input, or all of it, are here; waits for each so long at most."""
+        while self.size < end and not self.ended:
+            if end - self.size > _AWAITED or not self.link.readable(seconds):
+                return False
+            self.head += self._receive(_CHUNK)
+        return True
 
     def peek(self, size: int) -> bytearray:
         """Wait for the next `size` bytes, or as many as there are; all that have come and are not taken yet."""
@@ -80,6 +115,27 @@ class Spooled:
     def read(self, size: int) -> bytes:
         self.link.serve(wait=False)
         return os.read(self.fd, size)
+
+    def keep(self) -> None:
+        """Nothing to do: a file stays."""
+
+    def kept(self) -> bool:
+        """As of input that is streamed: it can always be read again."""
+        return True
+
+    @contextmanager
+    def again(self) -> Iterator[Spooled]:
+        """The file from its beginning, to be read meanwhile."""
+        position = self.tell()
+        self.seek(0)
+        try:
+            yield self
+        finally:
+            self.seek(position)
+
+    def has(self, _end: int, _seconds: float) -> bool:
+        """As of input that is streamed: all of it is here."""
+        return True
 
     def cut_short(self, demuxer: str) -> bool:
         """Whether the file ends before the end that its container states."""

@@ -76,6 +76,11 @@ class DecodedStream:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    @property
+    def decoding(self) -> bool:
+        """Whether frames may still come from its decoder."""
+        return not self._decoder.ended
+
     async def close(self) -> None:
         """Stop decoding; returns when the process is gone. Frames not yet released stay readable."""
         await self._decoder.close()

@@ -55,6 +55,8 @@ class StreamJob:
         self._settings = DecoderSettings.of(task)
         self._spool = open_spool(self._settings.spool_folder)
         self._request = StreamRequest(**task["request"])
+        # The newest frame is not to wait for others.
+        self._threads = 1 if self._request.latest else self._settings.threads
         self._preparer = Preparer(self._settings.max_pixels)
         self._preparing = Aside()
         self._resumption = Resumption(self._request.resume_after_pts)
@@ -94,8 +96,15 @@ class StreamJob:
 
     def _run(self) -> None:
         demuxer, source = open_source(self._link, self._settings, self._spool, self._file)
-        self._restart_clock()
-        self._decoding = Decoding(demuxer, source, self._settings, wall_clock=self._request.wall_clock)
+        self._go_on()
+        self._decoding = Decoding(
+            demuxer,
+            source,
+            self._settings,
+            wall_clock=self._request.wall_clock,
+            threads=self._threads,
+            on_step=self._go_on,
+        )
         self._poses = PoseReader(self._decoding.pixel_shape)
         for sample in self._samples(self._start(self._decoding.frames())):
             self._offer(sample)
@@ -121,8 +130,7 @@ class StreamJob:
         clock, sampler = Clock(self._decoding.frame_rate), Sampler(self._request)
         for index, (frame, decode_seconds) in enumerate(frames, self._request.first_index):
             self._decoded += 1
-            self._restart_clock()
-            self._link.serve(wait=False)
+            self._go_on(self._decoding.threads)
             time_base = self._decoding.time_base(frame)
             seconds = self._request.first_seconds + clock.seconds(frame.pts, time_base)
             self._check_length(index, seconds)
@@ -138,9 +146,10 @@ class StreamJob:
                     self._stopped = True
                     return
 
-    def _restart_clock(self) -> None:
-        """Give the next frame its time of the processor."""
-        limits.restart_clock(self._settings.max_frame_cpu_seconds)
+    def _go_on(self, threads: int = 1) -> None:
+        """Give the next frame of each thread its time of the processor, and see what the server says."""
+        limits.restart_clock(threads * self._settings.max_frame_cpu_seconds)
+        self._link.serve(wait=False)
 
     def _enough(self) -> bool:
         """Whether all the frames that the request asks for have been sent, before or now."""

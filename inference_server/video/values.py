@@ -41,6 +41,11 @@ class StreamRequest:
     first_seconds: float = 0.0
     wall_clock: bool = False
 
+    @property
+    def sampled(self) -> bool:
+        """Whether most of the work is decoding frames that are not wanted."""
+        return self.stride > 1 or self.frames_per_second is not None or self.start_seconds > 0
+
     def __post_init__(self) -> None:
         if self.stride < 1:
             raise ValueError(f"stride: expected 1 or more, got {self.stride}")

@@ -9,7 +9,7 @@ from inference_server.engine import Device, ModelVersion, choose_device, load
 from inference_server.engine import device as device_module
 from inference_server.engine import session as session_module
 from inference_server.engine.device import open_session
-from inference_server.engine.session import SessionPlan, _quota, explain, usable_cpus
+from inference_server.engine.session import SessionPlan, explain
 from inference_server.errors import DeviceUnavailable
 
 
@@ -143,19 +143,6 @@ def test_auto_takes_cuda_where_it_works():
 def test_a_device_number_that_is_not_there_is_refused():
     with pytest.raises(DeviceUnavailable, match="device cuda:99"):
         choose_device("cuda:99")
-
-
-@pytest.mark.parametrize(
-    ("text", "cpus"), [("max 100000\n", None), ("200000 100000\n", 2), ("150000 100000\n", 2), ("50000 100000\n", 1)]
-)
-def test_a_container_s_quota_is_whole_cpus(tmp_path, text, cpus):
-    (tmp_path / "cpu.max").write_text(text)
-    assert _quota(tmp_path / "cpu.max") == cpus
-
-
-def test_no_quota_is_no_limit(tmp_path):
-    assert _quota(tmp_path / "cpu.max") is None
-    assert usable_cpus() >= 1
 
 
 def test_the_runtime_s_errors_are_said_in_one_plain_line():

@@ -21,7 +21,7 @@ class Nameless:
 class Unopened:
     size = 1
 
-    def decode(self) -> Any:
+    def decode(self, _packet: Any) -> Any:
         raise ValueError("cannot decode unknown codec")
 
 
@@ -35,6 +35,7 @@ def test_a_codec_that_did_not_open_is_the_videos_fault(monkeypatch: pytest.Monke
     decoding._max_pixels = 1
     decoding._wall_clock = False
     decoding._stream = SimpleNamespace(codec_context=Nameless())
+    decoding._codec, decoding._parallel = Unopened(), None
     monkeypatch.setattr(decoding, "_demux", lambda: iter([Unopened()]))
     with pytest.raises(CorruptVideo, match="does not take it: cannot decode unknown codec"):
         list(decoding.frames())
