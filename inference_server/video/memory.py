@@ -6,7 +6,6 @@ import fcntl
 import mmap
 import os
 import tempfile
-import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -36,6 +35,19 @@ def create(size: int) -> int:
     return fd
 
 
+class _Mapping(mmap.mmap):
+    """Mapped memory that is let go by the device first: `unpin` is called when its last view is gone.
+
+    When an array of NumPy goes, some releases tell before the memory is unmapped, others (2.5) after it.
+    """
+
+    unpin: Callable[[], None] | None = None
+
+    def __del__(self) -> None:
+        if self.unpin is not None:
+            self.unpin()
+
+
 class FrameMemory:
     """`slots` slots of `slot_bytes` bytes behind the descriptor `fd`; mapped as long as there is a view of it."""
 
@@ -44,10 +56,10 @@ class FrameMemory:
         self.slot_bytes = slot_bytes
         access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
         self._taken: set[int] = set()
-        self._pixels = np.frombuffer(mmap.mmap(fd, slots * slot_bytes, access=access), np.uint8)
+        mapping = _Mapping(fd, slots * slot_bytes, access=access)
+        self._pixels = np.frombuffer(mapping, np.uint8)
         if pin is not None:
-            # All views stand on this array, and it on the mapping: it goes after the views, and before the mapping.
-            weakref.finalize(self._pixels, pin(self._pixels)).atexit = False
+            mapping.unpin = pin(self._pixels)
 
     def view(self, slot: int, layout: Layout) -> NDArray[np.uint8]:
         """The picture in `slot`: uint8 (height, width, 3)."""
