@@ -39,8 +39,8 @@ CONFIGURATION: Mapping[str, str] = {
     "session.inter_op.allow_spinning": "0",
     "session.dynamic_block_base": "4",
 }
-# How much less of a core a load gets than the frames that are answered meanwhile.
-LOW_PRIORITY = 5
+# Steps of niceness by which a load gets less of a core than the frames that are answered meanwhile.
+STEPS_DOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +99,9 @@ def at_low_priority(work: Callable[[], T]) -> T:
 
 def _yield_cores() -> None:
     if sys.platform == "linux":
+        thread = threading.get_native_id()
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOW_PRIORITY)
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + STEPS_DOWN)
 
 
 def explain(error: BaseException) -> str:

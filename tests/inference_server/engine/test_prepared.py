@@ -180,5 +180,4 @@ def test_rehearsals_yield_the_cores_with_every_thread_they_have(version_of, smal
     monkeypatch.setattr(session, "usable_cpus", lambda: 2)
     mine = os.getpriority(os.PRIO_PROCESS, 0)
     answer(load(version_of(small_detector()), CPU, prepared=PreparedModels(folder, 1 << 30)))
-    lowered = min(19, session.LOW_PRIORITY)
-    assert seen == [(max(lowered, mine), 1, 0), (mine, None, None)]
+    assert seen == [(min(19, mine + session.STEPS_DOWN), 1, 0), (mine, None, None)]
