@@ -21,6 +21,11 @@ from server_kit.health import Health
 from server_kit.reflection import add_reflection
 from server_kit.startup import StartupError
 
+if sys.platform == "win32":
+    from asyncio import new_event_loop
+else:  # the same for less of the processor
+    from uvloop import new_event_loop
+
 log = structlog.get_logger(__name__)
 
 HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -53,7 +58,8 @@ def run(
     """
     memory.settle()
     try:
-        asyncio.run(_serve(options, services, error_codes, setup))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(_serve(options, services, error_codes, setup))
     except StartupError as error:
         log.error("cannot start", reason=str(error))
         sys.exit(1)
