@@ -27,7 +27,7 @@ from inference_server.video.codecs import decoders
 from inference_server.video.complaints import Complaints, listen
 from inference_server.video.containers import FULL_NAMES
 from inference_server.video.foretold import NOTHING_DECODED
-from inference_server.video.parallel import CODEC, MOST_THREADS, Packet, Parallel
+from inference_server.video.parallel import CODEC, Packet, Parallel, most_threads
 from inference_server.video.settings import DecoderSettings
 from inference_server.video.source import Spooled, Streamed
 from inference_server.video.values import VideoInfo
@@ -43,8 +43,6 @@ _WITHOUT_END = {"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "mjpeg"}
 _END_OF_JPEG = b"\xff\xd9"
 # An input that is silent for so long makes its pictures wait: then one thread decodes, which holds back fewer.
 _PATIENCE_SECONDS = 0.05
-# Bytes for each pixel that a thread may need: a thread more than the memory allows for is not started.
-_BYTES_PER_PIXEL = 32
 # More frames than a message can name are nonsense anyway.
 _MAX_COUNT = 2**32 - 1
 
@@ -87,10 +85,10 @@ class Decoding:
         self._pixels = self._codec.width * self._codec.height
         if self._pixels > self._max_pixels:
             raise self._too_large(self._codec.width, self._codec.height)
-        threads = min(threads, MOST_THREADS, settings.memory_limit_bytes // (_BYTES_PER_PIXEL * max(1, self._pixels)))
+        threads = min(threads, most_threads(self._pixels, settings.memory_limit_bytes))
         self._parallel: Parallel | None = None
         if threads > 1 and can_open_again and not wall_clock and self._foreseen():
-            self._parallel = Parallel(self._codec, threads)
+            self._parallel = Parallel(self._codec, threads, settings.memory_limit_bytes)
 
     @property
     def pixel_shape(self) -> Fraction | None:

@@ -21,11 +21,13 @@ from inference_server.video.complaints import Complaints
 Packet: TypeAlias = "av.Packet[VideoStream]"
 
 # More do not help one video: its frames are scaled by one thread.
-MOST_THREADS = 8
+_MOST_THREADS = 8
 # What may be decoded again, twice as much as lies between two pictures to begin from: where they are rarer, one thread
 # decodes.
 _MOST_PACKETS = 1000
-_MOST_BYTES = 64 * 1024 * 1024
+# The part of a decoder's memory that this may take, and that each of the threads may need.
+_SHARE_OF_PACKETS = 32
+_BYTES_PER_PIXEL = 32
 
 # The only codec whose decoder says of every picture that something is missing.
 CODEC = "h264"
@@ -41,9 +43,10 @@ class Parallel:
     `codec` must not be used otherwise, and must not be freed while it works: its threads may wait for Python's lock.
     """
 
-    def __init__(self, codec: VideoCodecContext, threads: int) -> None:
+    def __init__(self, codec: VideoCodecContext, threads: int, memory_limit_bytes: int) -> None:
         codec.thread_type = "FRAME"
         codec.thread_count = self.threads = threads
+        self._most_bytes = memory_limit_bytes // _SHARE_OF_PACKETS
         self.shown: int | None = None  # timestamp of the last frame that was given
         self._codec = codec
         self._sound = True
@@ -93,7 +96,7 @@ class Parallel:
         if packet.pts is None or packet.pts in self._expected or (self.shown is not None and packet.pts <= self.shown):
             return False
         heappush(self._expected, packet.pts)
-        return len(self._since) <= _MOST_PACKETS and self._bytes <= _MOST_BYTES
+        return len(self._since) <= _MOST_PACKETS and self._bytes <= self._most_bytes
 
     def _give(self, frame: av.VideoFrame) -> None:
         self.shown = frame.pts
@@ -110,6 +113,11 @@ class Parallel:
         beginning = self._beginnings.popleft()
         while self._since[0].pts != beginning:
             self._bytes -= self._since.popleft().size
+
+
+def most_threads(pixels: int, memory_limit_bytes: int) -> int:
+    """How many threads there is memory for with pictures of so many pixels, and use for one video."""
+    return min(_MOST_THREADS, memory_limit_bytes // (_BYTES_PER_PIXEL * max(1, pixels)))
 
 
 def can_begin(configuration: bytes, packet: bytes) -> bool:

@@ -77,7 +77,10 @@ class Streamed:
         while self.size < end and not self.ended:
             if end - self.size > _AWAITED or not self.link.readable(seconds):
                 return False
-            self.head += self._receive(_CHUNK)
+            try:
+                self.head += self._receive(min(_CHUNK, end - self.size))
+            except VideoLimitExceeded:  # again, once what is here has been read
+                return False
         return True
 
     def peek(self, size: int) -> bytearray:
@@ -91,6 +94,7 @@ class Streamed:
         return self.ended and cut_short(demuxer, self.start, self.size)
 
     def _receive(self, size: int) -> bytes:
+        _check_size(self.size, self.limit)
         data = b"" if self.ended else self.link.read(size)
         self.size += len(data)
         _check_size(self.size, self.limit)

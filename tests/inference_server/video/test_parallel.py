@@ -15,7 +15,7 @@ import pytest
 
 from inference_server.detection import Layout
 from inference_server.errors import VideoError, VideoLimitExceeded
-from inference_server.video import DecoderPool, DecoderSettings, StreamRequest, Target, parallel
+from inference_server.video import DecodedStream, DecoderPool, DecoderSettings, StreamRequest, Target, parallel
 from inference_server.video.decoding import Decoding
 from inference_server.video.parallel import can_begin
 from inference_server.video.source import Spooled
@@ -23,6 +23,7 @@ from inference_server.video.source import Spooled
 FASTSTART = {"movflags": "faststart"}
 THREADS = 4
 B_FRAMES = 3
+TARGET = Target(Layout(64, 64), 0)
 VIDEOS = {
     "pictures out of order": {"bf": "3", "g": "12"},
     "pictures in order": {"bf": "0", "g": "20"},
@@ -63,6 +64,12 @@ def outcome(data: bytes, threads: int) -> tuple[list[Any], Any, int]:
         except VideoError as error:
             return found, (type(error), str(error)), video.threads
         return found, (video.truncated, video.corrupt_packets), video.threads
+
+
+async def take_all(stream: DecodedStream, indices: list[int]) -> None:
+    async for frame in stream:
+        indices.append(frame.frame_index)
+        frame.release()
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +146,7 @@ def test_the_server_is_listened_to_while_pictures_are_decoded_again(tools: Any, 
 def test_large_pictures_get_as_many_threads_as_their_memory_allows_for(tools: Any, pictures: list[Any]) -> None:
     data = tools.encode(pictures=pictures[:2], options=FASTSTART)
     with decoding(data, threads=100) as video:
-        assert video.threads == parallel.MOST_THREADS
+        assert video.threads == 8
     with tempfile.TemporaryFile() as file:
         file.write(tools.encode(pictures=[np.zeros((1920, 2048, 3), np.uint8)], options=FASTSTART))
         file.seek(0)
@@ -186,7 +193,7 @@ async def test_a_sender_that_pauses_gets_the_frames_that_one_thread_would_give(
     for threads in (1, 8):
         async with (
             DecoderPool(DecoderSettings(spool_folder=spool, threads=threads)) as pool,
-            await pool.open(StreamRequest(), Target(Layout(64, 64), 0)) as stream,
+            await pool.open(StreamRequest(), TARGET) as stream,
         ):
             frames, count = aiter(stream), 0
             await stream.feed(first)
@@ -198,6 +205,24 @@ async def test_a_sender_that_pauses_gets_the_frames_that_one_thread_would_give(
                     frame.release()
             counts.append(count)
     assert counts[0] == counts[1] >= 10
+
+
+async def test_a_video_is_ended_by_its_bytes_with_several_threads_too(
+    tools: Any, pictures: list[Any], spool: Any
+) -> None:
+    data = tools.encode(pictures=pictures * 3, codec_options={"qp": "1", "g": "12"}, options=FASTSTART)
+    assert len(data) > 1_000_000
+    counts = []
+    for threads in (1, 8):
+        settings = DecoderSettings(spool_folder=spool, threads=threads, max_video_bytes=len(data) * 2 // 3)
+        async with DecoderPool(settings) as pool, await pool.open(StreamRequest(), TARGET) as stream:
+            upload = asyncio.create_task(tools.send(stream, data))
+            indices = []
+            with pytest.raises(VideoLimitExceeded, match="max_video_bytes"):
+                await take_all(stream, indices)
+            await upload
+            counts.append(len(indices))
+    assert counts[1] >= counts[0] > 20
 
 
 async def test_memory_for_one_thread_only_fails_no_video(tools: Any, spool: Any) -> None:
@@ -217,11 +242,10 @@ async def test_a_picture_that_takes_too_long_ends_its_video_with_several_threads
 
 
 async def test_videos_share_the_threads(tools: Any, video: bytes, spool: Any) -> None:
-    target = Target(Layout(64, 64), 0)
     sampled = StreamRequest(stride=2)
     async with DecoderPool(DecoderSettings(spool_folder=spool, threads=8)) as pool:
         assert (pool.threads_for(sampled), pool.threads_for(StreamRequest())) == (8, 7)
-        async with await pool.open(sampled, target) as first, await pool.open(sampled, target):
+        async with await pool.open(sampled, TARGET) as first, await pool.open(sampled, TARGET):
             assert (pool.threads_for(sampled), pool.threads_for(StreamRequest())) == (2, 1)
             await tools.send(first, video)
             async for frame in first:
