@@ -78,7 +78,7 @@ class Streamed:
             if end - self.size > _AWAITED or not self.link.readable(seconds):
                 return False
             try:
-                self.head += self._receive(min(_CHUNK, end - self.size))
+                self.head += self._receive(_BUFFER)
             except VideoLimitExceeded:  # again, once what is here has been read
                 return False
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -61,15 +62,15 @@ def ahead(frames: Iterator[Any]) -> Iterator[Any]:
     thread.join()
 
 
-def analyze(video: Path, model: LoadedModel, prepare: Prepare, frames: int, threads: int = 0) -> int:
-    """Decode (`threads` 0: as many as FFmpeg likes), scale, run and read; the number of frames."""
+def analyze(video: Path, model: LoadedModel, prepare: Prepare, frames: int, threads: int = 0, stride: int = 1) -> int:
+    """Decode (`threads` 0: as many as FFmpeg likes), scale, run and read every `stride`-th; the number of those."""
     layout, options = model.layout, Options()
     count = 0
     with av.open(str(video)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
-        for frame in ahead(_first(container.decode(stream), frames)):
+        for frame in ahead(islice(container.decode(stream), 0, frames, stride)):
             spot = place(layout, frame.width, frame.height)
             pixels = np.full((layout.height, layout.width, 3), layout.fill, np.uint8)
             prepare(frame, layout, spot, pixels)
@@ -77,11 +78,6 @@ def analyze(video: Path, model: LoadedModel, prepare: Prepare, frames: int, thre
             model.family.decode(outputs, spot, options)
             count += 1
     return count
-
-
-def _first(frames: Iterator[Any], most: int) -> Iterator[Any]:
-    for _, frame in zip(range(most), frames, strict=False):
-        yield frame
 
 
 class Workers:
