@@ -63,12 +63,14 @@ class Link:
 
     async def write(self, data: bytes) -> None:
         """Send. Raises SourceLost."""
-        self._writer.write(data)
         try:
+            self._writer.write(data)
             async with asyncio.timeout(self._limit):
                 await self._writer.drain()
         except (OSError, TimeoutError) as error:
             raise SourceLost(f"the connection broke: {type(error).__name__}") from None
+        except RuntimeError:  # what uvloop says of a connection that is closed
+            raise SourceLost("the connection broke: closed") from None
 
 
 @asynccontextmanager

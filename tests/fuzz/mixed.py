@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
-from shared_memory import READ, SIZE, Memories
+from shared_memory import SIZE, SOUND, Memories
 from videoai.open_inference.v2 import open_inference_pb2 as pb
 
 MIXED = "mixed"
@@ -118,7 +118,7 @@ def _elements(one: Input, count: int, rng: random.Random) -> tuple[bytes, list[A
 def _place(tensor: Any, size: int, memories: Memories, rng: random.Random) -> bytes:
     """Let a tensor's elements be read from shared memory; what they are."""
     offset = rng.randrange(SIZE - size)
-    tensor.parameters["shared_memory_region"].string_param = READ
+    tensor.parameters["shared_memory_region"].string_param = SOUND
     tensor.parameters["shared_memory_byte_size"].int64_param = size
     tensor.parameters["shared_memory_offset"].int64_param = offset
     return memories.content[offset : offset + size]

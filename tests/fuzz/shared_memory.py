@@ -1,4 +1,7 @@
-"""Shared memory that requests for tensors speak of: one region to read from, one to be written to."""
+"""Shared memory that requests for tensors speak of: one region to read, one to write to, and one of sound requests.
+
+Damaged requests may write to the first two; what the third holds is compared with what comes back.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ from videoai.open_inference.v2 import open_inference_pb2_grpc
 FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux has POSIX shared memory
 SERVICE = "/inference.GRPCInferenceService"
 SIZE = 64 * 1024
-READ, WRITTEN = "read", "written"
+READ, WRITTEN, SOUND = _REGIONS = "read", "written", "sound"
 
 
 @dataclass(frozen=True, slots=True)
 class Memories:
-    """`prefix`: what the server lets names begin with. `content`: of the region to read from."""
+    """`prefix`: what the server lets names begin with. `content`: of each region at first."""
 
     prefix: str
     content: bytes
@@ -29,19 +32,19 @@ class Memories:
         return f"/{self.prefix}{region}"
 
     def register(self, stub: open_inference_pb2_grpc.GRPCInferenceServiceStub) -> list[str]:
-        """Let the server know both regions, and no other; the methods that were called."""
+        """Let the server know these regions, and no others; the methods that were called."""
         stub.SystemSharedMemoryUnregister(pb.SystemSharedMemoryUnregisterRequest(), timeout=60)
-        for name in (READ, WRITTEN):
+        for name in _REGIONS:
             request = pb.SystemSharedMemoryRegisterRequest(name=name, key=self.key(name), byte_size=SIZE)
             stub.SystemSharedMemoryRegister(request, timeout=60)
-        return [f"{SERVICE}/SystemSharedMemory{what}" for what in ("Unregister", "Register", "Register")]
+        return [f"{SERVICE}/SystemSharedMemory{what}" for what in ("Unregister", *("Register" for _ in _REGIONS))]
 
 
 @contextmanager
 def memories() -> Iterator[Memories]:
     """Memory for as long as this lasts."""
     made = Memories(f"videoai-fuzz-{os.getpid()}-", random.Random(1).randbytes(SIZE))  # noqa: S311
-    files = [FOLDER / made.key(name)[1:] for name in (READ, WRITTEN)]
+    files = [FOLDER / made.key(name)[1:] for name in _REGIONS]
     try:
         for file in files:
             file.write_bytes(made.content)
