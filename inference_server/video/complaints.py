@@ -13,9 +13,9 @@ import av.logging
 _SIZE = re.compile(r"(?:Picture|Frame) size (\d+)x(\d+) (?:is invalid|exceeds)")
 # "error while decoding MB 8 11, bytestream -8", "ac-tex damaged at 5 2", "overread 8", and of HEVC, as a warning alone,
 # "Skipping invalid undecodable NALU: 1".
+_DAMAGE = re.compile(r"error while decoding MB|damaged at|overread|undecodable NALU")
 # Its warnings are about formats, never about damage.
 _SCALER = "swscaler"
-_DAMAGE = re.compile(r"error while decoding MB|damaged at|overread|undecodable NALU")
 
 
 class Complaints:

@@ -68,13 +68,12 @@ class Decoding:
         self.truncated = False
         self._demuxer = demuxer
         self._source = source
-        self._budget = settings.corrupt_packet_budget
         self._packets = 0
         self._wall_clock = wall_clock
         self._clock: float | None = None
         self._unit: Fraction | None = None
-        self._max_pixels = settings.max_pixels
         self._settings = settings
+        self._max_pixels = settings.max_pixels
         self._on_step = on_step
         if threads > 1:
             source.keep()
@@ -276,9 +275,9 @@ class Decoding:
         if isinstance(error, MemoryError) or not limits.has_room(4 * self._pixels):
             raise MemoryError from error
         self.corrupt_packets += 1
-        if self.corrupt_packets > self._budget:
+        if self.corrupt_packets > (budget := self._settings.corrupt_packet_budget):
             raise CorruptVideo(
-                f"corrupt_packet_budget: more than {self._budget} packets do not decode ({error.strerror})"
+                f"corrupt_packet_budget: more than {budget} packets do not decode ({error.strerror})"
             ) from error
 
 

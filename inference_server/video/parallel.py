@@ -89,13 +89,14 @@ class Parallel:
             self._since.append(packet)
             return True
         self._bytes += packet.size
-        if self._since and packet.is_keyframe and can_begin(self._codec.extradata or b"", bytes(packet)):
-            self._beginnings.append(packet.pts or 0)
         self._since.append(packet)
         # Only times that differ tell where one thread must go on.
         if packet.pts is None or packet.pts in self._expected or (self.shown is not None and packet.pts <= self.shown):
             return False
         heappush(self._expected, packet.pts)
+        first = len(self._since) == 1
+        if not first and packet.is_keyframe and can_begin(self._codec.extradata or b"", bytes(packet)):
+            self._beginnings.append(packet.pts)
         return len(self._since) <= _MOST_PACKETS and self._bytes <= self._most_bytes
 
     def _give(self, frame: av.VideoFrame) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO
@@ -29,6 +29,8 @@ from inference_server.video import (
     VideoInfo,
     VideoSummary,
 )
+from inference_server.video.decoding import Decoding
+from inference_server.video.source import Spooled
 
 Pixels = NDArray[np.uint8]
 
@@ -131,6 +133,21 @@ async def decode(
         return Decoded(await stream.started(), stream.summary, frames, pixels)
 
 
+class _Silent:
+    def serve(self, *, wait: bool) -> None:
+        """The server says nothing."""
+
+
+@contextmanager
+def opened(data: bytes, settings: DecoderSettings | None = None, **options: Any) -> Iterator[Decoding]:
+    """An MP4 in a file, opened in this process as a decoder opens it."""
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.seek(0)
+        link: Any = _Silent()
+        yield Decoding("mov", Spooled(link, file.fileno()), settings or DecoderSettings(), **options)
+
+
 def workers() -> list[psutil.Process]:
     """The decoder processes of this process that run."""
     found = []
@@ -152,7 +169,7 @@ def nursery() -> psutil.Process | None:
 @pytest.fixture(scope="session")
 def tools() -> SimpleNamespace:
     """What the tests share, since they cannot import this file."""
-    shared = (scene, encode, plain, rgb, send, decode, workers, nursery)
+    shared = (scene, encode, plain, rgb, send, decode, opened, workers, nursery)
     return SimpleNamespace(**{function.__name__: function for function in shared})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -11,33 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_server.video import DecoderSettings, source
+from inference_server.video import source
 from inference_server.video.containers import index_end
-from inference_server.video.decoding import Decoding
 from inference_server.video.foretold import foretold
-from inference_server.video.source import Spooled
 
 FASTSTART = {"movflags": "faststart"}
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
 HEAD = b"\0\0\0\x08vmhd"
 
 
-class Silent:
-    def serve(self, *, wait: bool) -> None:
-        """The server says nothing."""
-
-
 def index_of(data: bytes) -> bytes:
     return data[: index_end(data)]
 
 
-def seen(data: bytes) -> tuple[Any, ...]:
+def seen(tools: Any, data: bytes) -> tuple[Any, ...]:
     """All that a video is told of, and its frames; and whether a picture was decoded to open it."""
-    with tempfile.TemporaryFile() as file:
-        file.write(data)
-        file.seek(0)
-        link: Any = Silent()
-        opened = Decoding("mov", Spooled(link, file.fileno()), DecoderSettings())
+    with tools.opened(data) as opened:
         untouched = opened._stream.codec_context.pix_fmt is None
         described = opened.info(160, 96)
         frames = [
@@ -72,9 +60,9 @@ def test_no_picture_is_decoded_only_to_open_a_video_and_all_else_is_the_same(
 ) -> None:
     data = tools.encode(pix_fmt=pix_fmt, options=FASTSTART, codec_options={"x264-params": params})
     assert foretold(index_of(data))
-    told, untouched = seen(data)
+    told, untouched = seen(tools, data)
     monkeypatch.setattr(source, "foretold", lambda _: False)
-    expected, before = seen(data)
+    expected, before = seen(tools, data)
     assert untouched
     assert not before
     assert told == expected

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from inference_server.errors import VideoError, VideoLimitExceeded
 from inference_server.video import DecodedStream, DecoderPool, DecoderSettings, StreamRequest, Target, parallel
 from inference_server.video.decoding import Decoding
 from inference_server.video.parallel import can_begin
-from inference_server.video.source import Spooled
 
 FASTSTART = {"movflags": "faststart"}
 THREADS = 4
@@ -35,30 +33,16 @@ VIDEOS = {
 }
 
 
-class Silent:
-    def serve(self, *, wait: bool) -> None:
-        """The server says nothing."""
-
-
-@contextmanager
-def decoding(data: bytes, **options: Any) -> Iterator[Decoding]:
-    with tempfile.TemporaryFile() as file:
-        file.write(data)
-        file.seek(0)
-        link: Any = Silent()
-        yield Decoding("mov", Spooled(link, file.fileno()), DecoderSettings(), **options)
-
-
 def frames_of(video: Decoding) -> Iterator[tuple[Any, ...]]:
     for frame, _ in video.frames():
         pixels = hashlib.sha256(b"".join(bytes(plane) for plane in frame.planes)).hexdigest()
         yield frame.pts, frame.width, frame.height, frame.is_corrupt, pixels
 
 
-def outcome(data: bytes, threads: int) -> tuple[list[Any], Any, int]:
+def outcome(tools: Any, data: bytes, threads: int) -> tuple[list[Any], Any, int]:
     """All frames, what else is told of the video, and how many threads decoded in the end."""
     found: list[Any] = []
-    with decoding(data, threads=threads) as video:
+    with tools.opened(data, threads=threads) as video:
         try:
             found.extend(frames_of(video))
         except VideoError as error:
@@ -84,7 +68,7 @@ def test_a_sound_video_is_decoded_by_all_threads_to_its_end(
     tools: Any, pictures: list[Any], name: str, options: dict[str, str]
 ) -> None:
     data = tools.encode(pictures=pictures, codec_options=VIDEOS[name], options=options)
-    several, one = outcome(data, THREADS), outcome(data, 1)
+    several, one = outcome(tools, data, THREADS), outcome(tools, data, 1)
     assert several[:2] == one[:2]
     assert len(one[0]) == 60
     assert (several[2], one[2]) == (THREADS, 1)
@@ -107,7 +91,7 @@ def test_damage_has_the_same_effect_however_many_threads_there_are(tools: Any, p
     data = tools.encode(pictures=pictures, codec_options=VIDEOS[name], options=FASTSTART)
     by_one_in_the_end = 0
     for seed in range(25):
-        several, one = outcome(damaged(data, seed), THREADS), outcome(damaged(data, seed), 1)
+        several, one = outcome(tools, damaged(data, seed), THREADS), outcome(tools, damaged(data, seed), 1)
         # What FFmpeg puts where it has nothing at all is what its memory held before; others build on that, also those
         # that are shown before it.
         sound = max(0, next((index for index, frame in enumerate(one[0]) if frame[3]), len(one[0])) - B_FRAMES)
@@ -124,10 +108,10 @@ def test_too_few_pictures_to_begin_from_leave_a_video_to_one_thread(
     data = tools.encode(
         pictures=pictures, codec_options={"x264-params": "keyint=25:scenecut=0:bframes=2"}, options=FASTSTART
     )
-    expected = outcome(data, 1)
+    expected = outcome(tools, data, 1)
     for most, threads in ((49, 1), (60, THREADS)):
         monkeypatch.setattr(parallel, "_MOST_PACKETS", most)
-        several = outcome(data, THREADS)
+        several = outcome(tools, data, THREADS)
         assert several[:2] == expected[:2]
         assert several[2] == threads
 
@@ -137,7 +121,7 @@ def test_the_server_is_listened_to_while_pictures_are_decoded_again(tools: Any, 
         pictures=pictures, codec_options={"x264-params": "keyint=20:scenecut=0:bframes=0"}, options=FASTSTART
     )
     steps = []
-    with decoding(data[: len(data) - 1000], threads=THREADS, on_step=lambda: steps.append(1)) as video:
+    with tools.opened(data[: len(data) - 1000], threads=THREADS, on_step=lambda: steps.append(1)) as video:
         assert len(list(video.frames())) > 50
         assert video.threads == 1
     assert 20 <= len(steps) <= 45
@@ -145,14 +129,11 @@ def test_the_server_is_listened_to_while_pictures_are_decoded_again(tools: Any, 
 
 def test_large_pictures_get_as_many_threads_as_their_memory_allows_for(tools: Any, pictures: list[Any]) -> None:
     data = tools.encode(pictures=pictures[:2], options=FASTSTART)
-    with decoding(data, threads=100) as video:
+    with tools.opened(data, threads=100) as video:
         assert video.threads == 8
-    with tempfile.TemporaryFile() as file:
-        file.write(tools.encode(pictures=[np.zeros((1920, 2048, 3), np.uint8)], options=FASTSTART))
-        file.seek(0)
-        link: Any = Silent()
-        settings = DecoderSettings(memory_limit_bytes=300 * 2**20)
-        assert Decoding("mov", Spooled(link, file.fileno()), settings, threads=8).threads == 2
+    large = tools.encode(pictures=[np.zeros((1920, 2048, 3), np.uint8)], options=FASTSTART)
+    with tools.opened(large, DecoderSettings(memory_limit_bytes=300 * 2**20), threads=8) as video:
+        assert video.threads == 2
 
 
 @pytest.mark.parametrize(
