@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 from inference_server.detection import AnchorRows
+from inference_server.engine.additions import Additions
 
 COLUMNS, ANCHORS, SCORES = (f"videoai_candidates/{what}" for what in ("columns", "anchors", "scores"))
 OUTPUTS = (COLUMNS, ANCHORS, SCORES)
@@ -33,7 +34,7 @@ def add_candidates(model: ModelProto, head: AnchorRows, opset: int, most: int = 
     dimensions = [] if output is None else output.type.tensor_type.shape.dim
     if opset < LEAST_OPSET or len(dimensions) != 3 or dimensions[2].dim_value <= most:
         return False
-    given = _Additions(model)
+    given = Additions(model.graph, "videoai_candidates")
     scores = given.node("Slice", head.output_name, [head.first], [head.last], [1])
     if opset < AXES_ARE_INPUTS:
         best = given.node("ReduceMax", scores, axes=[1], keepdims=0)
@@ -47,6 +48,7 @@ def add_candidates(model: ModelProto, head: AnchorRows, opset: int, most: int = 
     shape = given.node("Concat", rows, [most], axis=0)
     anchors = given.node("Expand", given.node("Unsqueeze", ANCHORS, [1]), shape)
     given.node("GatherElements", head.output_name, anchors, results=[COLUMNS], axis=2)
+    model.graph.node.extend(given.nodes)
     kind = output.type.tensor_type.elem_type if output is not None else TensorProto.FLOAT
     model.graph.output.append(helper.make_tensor_value_info(COLUMNS, kind, [None, None, most]))
     model.graph.output.append(helper.make_tensor_value_info(ANCHORS, TensorProto.INT64, [None, most]))
@@ -65,27 +67,3 @@ def passing(
     # They are in order, so that those that pass are the first; most of what was chosen mostly does not.
     count = np.count_nonzero(scores > threshold)
     return None if count == len(scores) else columns.take(np.argsort(anchors[:count]), axis=1)
-
-
-class _Additions:
-    """Nodes behind a graph, with names that no exporter gives."""
-
-    def __init__(self, model: ModelProto) -> None:
-        self._graph = model.graph
-        self._count = 0
-
-    def node(self, operator: str, *inputs: Any, results: list[str] | None = None, **attributes: Any) -> str:
-        """Add a node; lists and arrays among its inputs become constants. Returns its first result."""
-        names = [value if isinstance(value, str) else self._constant(value) for value in inputs]
-        results = results or [self._name()]
-        self._graph.node.append(helper.make_node(operator, names, results, self._name(), **attributes))
-        return results[0]
-
-    def _constant(self, value: Any) -> str:
-        array = value if isinstance(value, np.ndarray) else np.array(value, np.int64)
-        self._graph.initializer.append(numpy_helper.from_array(array, self._name()))
-        return self._graph.initializer[-1].name
-
-    def _name(self) -> str:
-        self._count += 1
-        return f"videoai_candidates/{self._count}"

@@ -18,6 +18,7 @@ from inference_server.engine.graph import ModelVersion, opset_of, read_file, rea
 from inference_server.engine.model import LoadedModel, names_of
 from inference_server.engine.prepared import Prepared, PreparedModels, key_of
 from inference_server.engine.preprocessing import compose
+from inference_server.engine.rewrites import rewrite_for_cpu
 from inference_server.engine.session import CONFIGURATION, SessionPlan, at_low_priority, explain
 from inference_server.engine.tensorrt import Engines, engine_options, place, precisions, profile_options
 from inference_server.engine.tensors import ports_of, widen_bfloat16
@@ -141,12 +142,15 @@ class _Loading:
         """Changes `model` to what is to be run."""
         signature = signature_of(model)
         widen_bfloat16(model)
+        opset, on_cpu = opset_of(model) or 0, self.device.kind == "cpu"
+        if on_cpu:
+            rewrite_for_cpu(model, opset)
         family = recognise(signature, self.settings)
         picture, head = family.picture, anchor_rows_of(family)
         entries = None if picture is None else compose(model, picture)
         # On the CPU all that the graph gives is in reach already, and choosing there is no quicker than here.
-        if head is not None and self.device.kind != "cpu":
-            add_candidates(model, head, opset_of(model) or 0)
+        if head is not None and not on_cpu:
+            add_candidates(model, head, opset)
         at_once = 1 if picture is None else picture.batch or self.max_batch
         return Prepared(signature, entries, at_once, model.SerializeToString())
 
