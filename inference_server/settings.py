@@ -161,7 +161,7 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="N",
             help="Threads that work on one run of a model on the CPU; as many runs go on at a time as that leaves cores"
             " for. Fewer threads give more answers in all, and each takes longer."
-            " [default: one for each core, in up to 4 runs]",
+            " [default: one for each core, in up to 4 runs, or one alone where each of up to 4 cores has a run]",
         ),
         *(_option(name, **attributes) for name, attributes in video_settings.OPTIONS.items()),
         _option(

@@ -68,6 +68,11 @@ class Device:
         return min(cores, MOST_RUNS) if self.run_threads is None else max(1, cores // self.run_threads)
 
     @property
+    def narrows(self) -> bool:
+        """Whether runs may be as many as there are cores, each of which then does better with one thread."""
+        return self.kind == "cpu" and self.run_threads is None and 1 < self.runs_at_once == usable_cpus()
+
+    @property
     def memory(self) -> str:
         """What ONNX Runtime calls the memory of this device."""
         return "cpu" if self.kind == "cpu" else "cuda"

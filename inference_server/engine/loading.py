@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from inference_server.engine.model import LoadedModel, names_of
 from inference_server.engine.prepared import Prepared, PreparedModels, key_of
 from inference_server.engine.preprocessing import compose
 from inference_server.engine.rewrites import rewrite_for_cpu
-from inference_server.engine.session import CONFIGURATION, SessionPlan, at_low_priority, explain
+from inference_server.engine.session import CONFIGURATION, Session, SessionPlan, at_low_priority, explain
 from inference_server.engine.tensorrt import Engines, engine_options, place, precisions, profile_options
 from inference_server.engine.tensors import ports_of, widen_bfloat16
 from inference_server.errors import ModelRefused
@@ -72,7 +72,7 @@ class _Loading:
         if found is None:
             return None
         try:
-            return self._open_prepared(sha256, found)
+            return self._open_prepared(sha256, found, keep)
         except ModelRefused as error:
             log.warning("prepared model ignored", reason=str(error), **names_of(self.version))
             return None
@@ -82,7 +82,7 @@ class _Loading:
         composed, sha256 = self._read()
         ready = at_low_priority(partial(self._prepare, composed, sha256))
         keep.keep(self._key(sha256), ready)
-        return self._open_prepared(sha256, ready)
+        return self._open_prepared(sha256, ready, keep)
 
     def directly(self) -> LoadedModel:
         """Optimise and rehearse in the session that answers."""
@@ -163,10 +163,17 @@ class _Loading:
             loaded.close()
             return replace(composed, max_batch=loaded.max_batch, graph=saved.read_bytes())
 
-    def _open_prepared(self, sha256: str, ready: Prepared) -> LoadedModel:
-        return self._open(sha256, ready, SessionPlan(optimised=True))
+    def _open_prepared(self, sha256: str, ready: Prepared, keep: PreparedModels) -> LoadedModel:
+        return self._open(sha256, ready, SessionPlan(optimised=True), partial(self._narrow, self._key(sha256), keep))
 
-    def _open(self, sha256: str, graph: Prepared, plan: SessionPlan) -> LoadedModel:
+    def _narrow(self, key: str, keep: PreparedModels) -> Session | None:
+        """A session of one thread; none where what was prepared is not kept any more. Raises one of SESSION_ERRORS."""
+        found = keep.find(key)
+        return found and open_session(found.graph, self.device, SessionPlan(optimised=True, threads=1))
+
+    def _open(
+        self, sha256: str, graph: Prepared, plan: SessionPlan, narrow: Callable[[], Session | None] | None = None
+    ) -> LoadedModel:
         family = recognise(graph.signature, self.settings)
         try:
             session = open_session(graph.graph, self.device, plan)
@@ -175,7 +182,7 @@ class _Loading:
         version = replace(self.version, sha256=sha256)
         defaults = replace(family.defaults, **self.settings.options)
         ports = ports_of(graph.signature, family.picture, graph.entries)
-        return LoadedModel(version, family, defaults, session, self.device, graph.max_batch, ports)
+        return LoadedModel(version, family, defaults, session, self.device, graph.max_batch, ports, narrow)
 
     def _key(self, sha256: str) -> str:
         options = {**CONFIGURATION, "provider": self.device.provider, "max_batch": self.max_batch}

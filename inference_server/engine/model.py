@@ -17,6 +17,7 @@ from inference_server.engine.candidates import COLUMNS, OUTPUTS, passing
 from inference_server.engine.device import Device
 from inference_server.engine.graph import ModelVersion
 from inference_server.engine.session import ORT_ERRORS, Session, explain
+from inference_server.engine.side_by_side import SideBySide
 from inference_server.engine.sizes import BatchSizes
 from inference_server.engine.stacks import Stack
 from inference_server.engine.tensors import Ports, samples
@@ -38,7 +39,8 @@ class LoadedModel:
     it is not). `frames_input` is the input that frames go into, uint8 (N, H, W, 3); a model that takes no pictures has
     none, and its requests are a batch each. `ports` are all tensors by which it can be fed and read. `device` is "cpu",
     "cuda:N" or "tensorrt:N", `provider` is what ONNX Runtime reports for the session, and `version.sha256` is always
-    that of the file that was loaded. `defaults` are the options of requests that leave them open.
+    that of the file that was loaded. `defaults` are the options of requests that leave them open. `narrow` makes a
+    session of one thread, or none, for runs that have a core each.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class LoadedModel:
         device: Device,
         max_batch: int,
         ports: Ports,
+        narrow: Callable[[], Session | None] | None = None,
     ) -> None:
         self.version = version
         self.family = family
@@ -60,7 +63,9 @@ class LoadedModel:
         self._sizes = BatchSizes([] if device.kind == "cpu" else [1, *_larger_sizes(max_batch)])
         self._bound = None if device.kind == "cpu" else BoundSession(session, device.memory, device.index)
         self.ports = ports
-        self._session: Session | None = session
+        self._session: Session | SideBySide | None = session
+        if narrow is not None and device.narrows:
+            self._session = SideBySide(session, device.runs_at_once, narrow, version.model_name)
         self.batch = 1 if family.picture is None else family.picture.batch
         self.frames_input = "" if ports.frames is None else ports.frames.name
         given = [output.name for output in session.get_outputs()]

@@ -138,17 +138,16 @@ def sampled(served: Served, videos: dict[str, Path]) -> list[Row]:
 
 def eight_streams(served: Served, videos: dict[str, Path]) -> list[Row]:
     served.use(TINY)
-    workers = Workers(served.files[TINY])
     found = []
-    for name, video in videos.items():
-        ours, theirs = in_turn(
-            lambda video=video: measure(
-                lambda: in_threads(lambda: served.analyze(video, FRAMES), 8), served.processor_seconds
-            ),
-            lambda video=video: (measure(lambda: workers.analyze(video, 8, FRAMES), process_time)[0], 1.0),
-        )
-        found += rows(f"8 streams, {name}, tiny model", ours, f"loops in {workers.count} processes", theirs)[:1]
-    workers.close()
+    with Workers(served.files[TINY]) as workers:
+        for name, video in videos.items():
+            ours, theirs = in_turn(
+                lambda video=video: measure(
+                    lambda: in_threads(lambda: served.analyze(video, FRAMES), 8), served.processor_seconds
+                ),
+                lambda video=video: (measure(lambda: workers.analyze(video, 8, FRAMES), process_time)[0], 1.0),
+            )
+            found += rows(f"8 streams, {name}, tiny model", ours, f"loops in {workers.count} processes", theirs)[:1]
     return found
 
 

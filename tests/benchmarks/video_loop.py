@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from queue import Queue
 from threading import Thread
-from typing import Any
+from typing import Any, Self
 
 import av
 import numpy as np
@@ -94,8 +94,11 @@ class Workers:
         """Each video in one process from beginning to end, the processes side by side."""
         return sum(self._pool.map(_analyze_in_worker, [str(video)] * streams, [frames] * streams))
 
-    def close(self) -> None:
-        self._pool.shutdown()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
 
 _worker: list[LoadedModel] = []

@@ -40,6 +40,7 @@ def test_a_list_that_is_given_is_the_whole_one_and_default_stands_for_the_defaul
 def test_limits_come_from_flags_and_from_the_environment(given):
     found = given("--max-pixels", "921600", MAX_VIDEO_FRAMES="1000", MAX_TRACKS="8")
     assert (found.max_pixels, found.max_video_frames, found.max_tracks) == (921_600, 1000, 8)
+    assert given("--decode-threads", "3").threads == given(DECODE_THREADS="3").threads == 3
 
 
 @pytest.mark.parametrize(
