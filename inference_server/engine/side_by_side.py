@@ -22,8 +22,8 @@ class SideBySide:
     """A session whose runs have threads on all `cores`, and one without, for runs that have a core each.
 
     Threads of one run wait for each other at every layer, and are woken for it; where every core has a run of its own,
-    that brings nothing. The second session is made by `narrow` in a thread of its own when runs have shared all cores for
-    WORTH_SECONDS; where it makes none, or raises, that is logged, and the one session goes on.
+    that brings nothing. The second session is made by `narrow`, in a thread of its own, when runs have shared all cores
+    for WORTH_SECONDS; where it makes none, or raises, that is logged, and the one session goes on.
     """
 
     def __init__(self, session: Session, cores: int, narrow: Callable[[], Session | None], name: str) -> None:
