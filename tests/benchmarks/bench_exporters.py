@@ -12,7 +12,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -21,7 +22,7 @@ from demo import scene
 sys.path.insert(0, str(Path(__file__).parent.parent / "end_to_end"))
 
 from harness import Pair
-from report import Row, compare, report
+from report import Row, compare, report, shown
 
 PEERS = Path(__file__).parent / "peers"
 FRAMES = 120
@@ -57,7 +58,7 @@ def served(pair: Pair, video: Path) -> float:
     return count / taken
 
 
-def compared(folder: Path, video: Path, side: int, flags: Sequence[str]) -> list[Row]:
+def compared(folder: Path, video: Path, side: int, flags: Sequence[str]) -> Iterator[Row]:
     model = folder / f"{side}.onnx"
     run(os.environ["ULTRALYTICS_PYTHON"], "ultralytics_export.py", str(model), str(side), folder=folder)
     root = folder / f"root-{side}-{len(flags)}"
@@ -69,17 +70,11 @@ def compared(folder: Path, video: Path, side: int, flags: Sequence[str]) -> list
         pair.activate(1)
         pair.start_inference(*flags)
         pair.wait_until_running(1)
-        return [
-            compare(
-                " ".join((f"AnalyzeVideo, YOLOv8n {side}x{side}, 720p", *flags)),
-                lambda: served(pair, video),
-                name,
-                lambda variable=variable, program=program: rival(variable, program, model, video, side),
-                "frames/s",
-            )
-            for name, (variable, program) in RIVALS.items()
-            if variable in os.environ
-        ]
+        for name, (variable, program) in RIVALS.items():
+            if variable in os.environ:
+                what = " ".join((f"AnalyzeVideo, YOLOv8n {side}x{side}, 720p", *flags))
+                theirs = partial(rival, variable, program, model, video, side)
+                yield compare(what, partial(served, pair, video), name, theirs, "frames/s")
     finally:
         pair.close()
 
@@ -93,7 +88,7 @@ def main() -> None:
         video = folder / "720p.mp4"
         scene.encode(video, frames=FRAMES, size=(1280, 720))
         cases = [(side, flags) for side in SIZES for flags in FLAGS]
-        report("exporters", [row for side, flags in cases for row in compared(folder, video, side, flags)])
+        report("exporters", shown(row for side, flags in cases for row in compared(folder, video, side, flags)))
 
 
 if __name__ == "__main__":

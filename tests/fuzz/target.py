@@ -55,6 +55,7 @@ def serve(root: Path, memories: Memories, port: int) -> Iterator[Server]:
         _register(pair, root)
         process = pair.start_inference(
             *("--spool-folder", str(spool), "--allow-folder", str(folder), "--allow-host", f"127.0.0.1:{port}"),
+            *("--run-threads", "1"),  # no second session of a version: it would come in the middle, and is no leak
             *("--decode-threads", "64"),  # several for each video, whatever the machine has
             *("--connect-timeout-seconds", "5", "--read-timeout-seconds", "3", "--give-up-seconds", "5"),
             *("--shared-memory", memories.prefix, "--metrics", "127.0.0.1:0", "--log-format", "json"),
