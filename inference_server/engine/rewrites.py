@@ -25,13 +25,16 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from inference_server.engine.additions import Additions
 
-# Softmax takes one axis since the one opset, ReduceMax its axes as an input since the other.
+# Since the one opset Softmax takes one axis, and Split its sizes as an input; since the other ReduceMax takes its axes as
+# an input, and Split is told of equal parts.
 ONE_AXIS, AXES_ARE_INPUTS = 13, 18
 # Channels in a block with AVX-512; half as many without. Parts of other sizes would leave the blocks, too.
 BLOCK = 16
 ACTIVATIONS = ("HardSwish", "LeakyRelu", "Relu")
 # How many inputs what is looked at here may have, one where nothing is said. A file may give it others.
 INPUTS = {"Constant": (0, 0), "Conv": (2, 3), "Mul": (2, 2), "Slice": (3, 5), "Split": (1, 2)}
+# What may be said of those that go; of others all is kept.
+ATTRIBUTES = {"Softmax": ["axis"], "Split": ["axis", "num_outputs", "split"], "Slice": []}
 
 
 def rewrite_for_cpu(model: ModelProto, opset: int) -> None:
@@ -93,11 +96,10 @@ class _Rewrites:
 
     def _has_axis_behind(self, node: NodeProto, axis: int) -> bool:
         """Whether `axis` is known not to be the last one."""
-        if axis < 0:
-            return axis < -1
         before = self._makers.get(node.input[0])
         if before is not None and _is(before, "Transpose"):
-            return axis + 1 < len(_attribute(before, "perm", []))
+            rank = len(_attribute(before, "perm", []))
+            return -rank <= axis < rank and axis not in (-1, rank - 1)
         return axis == 1 and any(_is(reader, "Conv") for reader in self._readers[node.output[0]])
 
     def _part(self, node: NodeProto) -> None:
@@ -167,14 +169,17 @@ class _Rewrites:
         return []
 
     def _sizes(self, node: NodeProto, channels: int) -> list[int]:
-        """How many channels each part has; none if that is not known."""
-        if given := _attribute(node, "split", []):
-            return list(given)
+        """How many channels each part has; none if that is not known, or not said as it is in this opset."""
+        given, said = _attribute(node, "split", []), _attribute(node, "num_outputs", 0)
+        if len(node.input) > 1:
+            return [] if given or said or self._opset < ONE_AXIS else self._integers(node.input[1])
+        if given:
+            return list(given) if self._opset < ONE_AXIS and not said else []
         count = len(node.output)
-        if len(node.input) == 1:
-            size = -(-channels // count)
-            return [size] * (count - 1) + [channels - size * (count - 1)]
-        return self._integers(node.input[1])
+        if said != (count if self._opset >= AXES_ARE_INPUTS else 0):
+            return []
+        size = -(-channels // count)
+        return [size] * (count - 1) + [channels - size * (count - 1)]
 
     def _integers(self, name: str) -> list[int]:
         """The constant of that name, if it is a list of integers."""
@@ -207,10 +212,13 @@ def _are_apart(parts: Sequence[_Part], channels: int) -> bool:
 
 
 def _is(node: NodeProto, *operators: str) -> bool:
+    """Whether `node` is one of these, and says of itself what they may."""
     if node.op_type not in operators or node.domain not in ("", "ai.onnx") or not node.output:
         return False
     least, most = INPUTS.get(node.op_type, (1, 1))
-    return least <= len(node.input) <= most
+    names = [attribute.name for attribute in node.attribute]
+    known = ATTRIBUTES.get(node.op_type, names)
+    return least <= len(node.input) <= most and len(set(names)) == len(names) and set(names) <= set(known)
 
 
 def _attribute(node: NodeProto, name: str, default: Any) -> Any:

@@ -117,7 +117,7 @@ def test_a_softmax_that_a_convolution_reads_is_over_no_last_axis():
     np.testing.assert_allclose(run(rewritten(model), x=x)[0], run(model, x=x)[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("axis", "rank"), [(3, 4), (-1, 4), (1, 2), (None, 3), (9, 3)])
+@pytest.mark.parametrize(("axis", "rank"), [(3, 4), (-1, 4), (1, 2), (None, 3), (9, 3), (-5, 4)])
 def test_softmax_over_the_last_axis_stays(axis, rank):
     assert is_left_alone(softmax(axis, rank))
 
@@ -181,14 +181,43 @@ def test_a_convolution_of_single_pixels_is_parted_instead_of_what_it_gives(activ
     assert sum(node.op_type == "Sigmoid" for node in new.graph.node) == 2 * (len(activation) == 2)
 
 
-def test_parts_are_equal_where_nothing_says_how_large_they_are():
-    assert_parted(block(SILU, [("Split", ["active"], ["a", "b", "c"], {"axis": 1, "num_outputs": 3})], "abc"), 3)
+@pytest.mark.parametrize(
+    ("opset", "said", "given"),
+    [
+        (7, {"split": [32, 16]}, []),
+        (12, {"split": [32, 16]}, []),
+        (12, {}, []),
+        (13, {}, []),
+        (13, {}, ["sizes"]),
+        (17, {}, []),
+        (18, {"num_outputs": 3}, []),
+        (18, {}, ["sizes"]),
+    ],
+)
+def test_sizes_are_said_as_each_opset_says_them(opset, said, given):
+    outputs = ["a", "b"] if "split" in said or given else ["a", "b", "c"]
+    parting = [("Split", ["active", *given], outputs, {"axis": 1, **said})]
+    constants = {"sizes": np.array([16, 32])} if given else {}
+    assert_parted(block(SILU, parting, outputs, opset=opset, **constants), len(outputs), opset)
 
 
-@pytest.mark.parametrize("opset", [7, 11, 12])
-def test_sizes_may_be_an_attribute(opset):
-    parting = [("Split", ["active"], ["a", "b"], {"axis": 1, "split": [32, 16]})]
-    assert_parted(block(SILU, parting, ["a", "b"], opset=opset), opset=opset)
+@pytest.mark.parametrize(
+    ("opset", "said", "given"),
+    [
+        (12, {}, ["sizes"]),
+        (12, {"num_outputs": 2}, []),
+        (13, {"split": [16, 32]}, []),
+        (13, {"split": [16, 32]}, ["sizes"]),
+        (17, {"num_outputs": 2}, []),
+        (18, {}, []),
+        (18, {"num_outputs": 3}, []),
+        (18, {"num_outputs": 2}, ["sizes"]),
+    ],
+)
+def test_sizes_that_are_said_as_no_opset_says_them_stay(opset, said, given):
+    parting = [("Split", ["active", *given], ["a", "b"], {"axis": 1, **said})]
+    constants = {"sizes": np.array([16, 32])} if given else {}
+    assert is_left_alone(block(SILU, parting, ["a", "b"], opset=opset, **constants), opset)
 
 
 def slices(*bounds, steps=()):
@@ -308,10 +337,13 @@ SPOILED = {
     "no outputs": lambda node: node.ClearField("output"),
     "one input more": lambda node: node.input.append("nowhere"),
     "an input from nowhere": lambda node: node.input.__setitem__(-1, "nowhere"),
+    "something unheard of": lambda node: node.attribute.append(helper.make_attribute("extent", 1)),
+    "something twice": lambda node: node.attribute.append(node.attribute[0]),
     "text for numbers": lambda node: node.attribute[0].CopyFrom(helper.make_attribute(node.attribute[0].name, "no")),
 }
 OPERATORS = ["Softmax", "Split", "Slice", "Conv", "Mul", "Sigmoid", "Transpose", "Identity"]
 WITH_NUMBERS = ["Softmax", "Split", "Conv", "Transpose"]
+OF_NUMBERS = ["text for numbers", "something twice"]
 
 
 def loads(model, folder):
@@ -340,7 +372,7 @@ def all_operators():
 
 @pytest.mark.parametrize(
     ("how", "operator"),
-    [(how, one) for how in SPOILED for one in (WITH_NUMBERS if how == "text for numbers" else OPERATORS)],
+    [(how, one) for how in SPOILED for one in (WITH_NUMBERS if how in OF_NUMBERS else OPERATORS)],
 )
 def test_a_file_that_is_wrong_is_refused_all_the_same(all_operators, operator, how, tmp_path):
     loads(all_operators, tmp_path)
