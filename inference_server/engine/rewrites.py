@@ -25,8 +25,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from inference_server.engine.additions import Additions
 
-# Since the one opset Softmax takes one axis, and Split its sizes as an input; since the other ReduceMax takes its axes as
-# an input, and Split is told of equal parts.
+# Since the one opset Softmax takes one axis, and Split its sizes as an input; since the other ReduceMax takes its axes
+# as an input, and Split is told of equal parts.
 ONE_AXIS, AXES_ARE_INPUTS = 13, 18
 # Channels in a block with AVX-512; half as many without. Parts of other sizes would leave the blocks, too.
 BLOCK = 16
