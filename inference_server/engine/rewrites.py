@@ -64,12 +64,13 @@ class _Rewrites:
         self._opset = opset
         self._added = Additions(graph, "videoai_rewrites")
         self._reads = Counter(_reads(graph))
-        self._makers = {output: node for node in graph.node for output in node.output}
+        changeable = {value.name for value in graph.input}
+        given = Counter([*changeable, *(output for node in graph.node for output in node.output)])
+        self._makers = {output: node for node in graph.node for output in node.output if given[output] == 1}
         self._readers: dict[str, list[NodeProto]] = defaultdict(list)
         for node in graph.node:
             for name in node.input:
                 self._readers[name].append(node)
-        changeable = {value.name for value in graph.input}
         self._constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in changeable}
 
     def of(self, node: NodeProto) -> Sequence[NodeProto]:

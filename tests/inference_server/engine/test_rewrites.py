@@ -313,6 +313,18 @@ def test_weights_that_a_caller_may_change_stay():
     assert is_left_alone(model)
 
 
+@pytest.mark.parametrize("twice", ["conv", "gate", "active"])
+def test_what_is_given_twice_stays(twice):
+    model = block(SILU, SPLIT, ["a", "b"], **SIZES)
+    by_a_caller, by_a_node = type(model)(), type(model)()
+    for one in (by_a_caller, by_a_node):
+        one.CopyFrom(model)
+    by_a_caller.graph.input.append(helper.make_tensor_value_info(twice, TensorProto.FLOAT, None))
+    by_a_node.graph.node.insert(0, helper.make_node("Identity", ["x"], [twice]))
+    assert is_left_alone(by_a_caller)
+    assert is_left_alone(by_a_node)
+
+
 def test_groups_stay():
     model = block(SILU, SPLIT, ["a", "b"], **SIZES)
     next(t for t in model.graph.initializer if t.name == "weights").CopyFrom(
