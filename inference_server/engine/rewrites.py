@@ -28,17 +28,22 @@ from inference_server.engine.additions import Additions
 # Since the one opset Softmax takes one axis, and Split its sizes as an input; since the other ReduceMax takes its axes
 # as an input, and Split is told of equal parts.
 ONE_AXIS, AXES_ARE_INPUTS = 13, 18
+# Slice takes its bounds as inputs since this one.
+BOUNDS_ARE_INPUTS = 10
+PREFIX = "videoai_rewrites"
 # Channels in a block with AVX-512; half as many without. Parts of other sizes would leave the blocks, too.
 BLOCK = 16
 ACTIVATIONS = ("HardSwish", "LeakyRelu", "Relu")
 # How many inputs what is looked at here may have, one where nothing is said. A file may give it others.
-INPUTS = {"Constant": (0, 0), "Conv": (2, 3), "Mul": (2, 2), "Slice": (3, 5), "Split": (1, 2)}
+INPUTS = {"Constant": (0, 0), "Conv": (2, 3), "Mul": (2, 2), "QuantizeLinear": (2, 3), "Slice": (3, 5), "Split": (1, 2)}
 # What may be said of those that go; of others all is kept.
 ATTRIBUTES = {"Softmax": ["axis"], "Split": ["axis", "num_outputs", "split"], "Slice": []}
 
 
 def rewrite_for_cpu(model: ModelProto, opset: int) -> None:
     """Change `model`, of this opset, in place. Its inputs and outputs stay, and so do the names of what they are."""
+    if any(str(name).startswith(PREFIX) for name in _reads(model.graph)):
+        return  # a file that was rewritten before it was given to us; names could be given twice
     rewrites = _Rewrites(model.graph, opset)
     nodes = [new for node in model.graph.node for new in rewrites.of(node)]
     kept = [node for node in nodes if rewrites.replaced.isdisjoint(node.output)]
@@ -55,6 +60,13 @@ class _Part(NamedTuple):
     result: str
 
 
+class _Parting(NamedTuple):
+    """A convolution of `weights`, its bias among them, and what activates it, to be repeated for each part."""
+
+    chain: list[NodeProto]
+    weights: list[NDArray[Any]]
+
+
 class _Rewrites:
     """What stands for each node. `replaced` are outputs of nodes that go, `unread` constants that these have read."""
 
@@ -62,16 +74,18 @@ class _Rewrites:
         self.replaced: set[str] = set()
         self.unread: set[str] = set()
         self._opset = opset
-        self._added = Additions(graph, "videoai_rewrites")
+        self._added = Additions(graph, PREFIX)
         self._reads = Counter(_reads(graph))
-        changeable = {value.name for value in graph.input}
-        given = Counter([*changeable, *(output for node in graph.node for output in node.output)])
+        inputs = (value.name for value in graph.input)
+        constants = (tensor.name for tensor in graph.initializer)
+        given = Counter([*inputs, *constants, *(output for node in graph.node for output in node.output)])
+        self._constants = {tensor.name: tensor for tensor in graph.initializer if given[tensor.name] == 1}
         self._makers = {output: node for node in graph.node for output in node.output if given[output] == 1}
         self._readers: dict[str, list[NodeProto]] = defaultdict(list)
         for node in graph.node:
             for name in node.input:
                 self._readers[name].append(node)
-        self._constants = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in changeable}
+        self._partings: dict[str, _Parting | None] = {}
 
     def of(self, node: NodeProto) -> Sequence[NodeProto]:
         """The nodes in place of `node`."""
@@ -104,22 +118,34 @@ class _Rewrites:
         return axis == 1 and any(_is(reader, "Conv") for reader in self._readers[node.output[0]])
 
     def _part(self, node: NodeProto) -> None:
-        chain = self._chain(node.input[0])
-        if chain is None:
+        value = node.input[0]
+        if value not in self._partings:
+            self._partings[value] = self._parting(value)
+        parting = self._partings[value]
+        if parting is None:
             return
-        names = chain[0].input[1:]
-        weights = [self._array(name) for name in names]
-        if not _can_be_parted(chain[0], weights):
-            return
-        channels = len(weights[0])
-        parts = [self._parts(reader, channels) for reader in self._readers[node.input[0]]]
-        if not all(parts) or not _are_apart([part for taken in parts for part in taken], channels):
-            return
-        self.replaced.update(one.output[0] for one in chain)
+        names = parting.chain[0].input[1:]
+        self.replaced.update(one.output[0] for one in parting.chain)
         self.unread.update(names, node.input[1:])
-        for part in self._parts(node, channels):
-            constants = [self._added.constant(array[part.first : part.last]) for array in weights]
-            self._repeat(chain, dict(zip(names, constants, strict=True)), part.result)
+        for part in self._parts(node, len(parting.weights[0])):
+            constants = [self._added.constant(array[part.first : part.last]) for array in parting.weights]
+            self._repeat(parting.chain, dict(zip(names, constants, strict=True)), part.result)
+
+    def _parting(self, value: str) -> _Parting | None:
+        """How to give all that is taken of `value` without it; None where it is to stay."""
+        chain = self._chain(value)
+        if chain is None or chain[0].input[0] in chain[0].input[1:]:
+            return None
+        weights = [self._array(name) for name in chain[0].input[1:]]
+        if not _can_be_parted(chain[0], weights):
+            return None
+        taken = [self._parts(reader, len(weights[0])) for reader in self._readers[value]]
+        parts = [part for some in taken for part in some]
+        if not all(taken) or not _are_apart(parts, len(weights[0])):
+            return None
+        # Right behind a convolution it would have ONNX Runtime compute that in eight bits.
+        quantised = (_is(reader, "QuantizeLinear") for part in parts for reader in self._readers[part.result])
+        return None if any(quantised) else _Parting(chain, weights)
 
     def _chain(self, value: str) -> list[NodeProto] | None:
         """A convolution and what activates it, in the order in which they run, where `value` is what comes out and
@@ -152,7 +178,7 @@ class _Rewrites:
         elif maker is not None and _is(maker, "Constant"):
             tensor = _attribute(maker, "value", TensorProto())
         try:
-            return np.atleast_1d(numpy_helper.to_array(tensor or TensorProto()))
+            return numpy_helper.to_array(tensor or TensorProto())
         except (KeyError, TypeError, ValueError):  # not one that is sound
             return np.empty(0)
 
@@ -163,7 +189,7 @@ class _Rewrites:
             if sum(sizes) == channels and len(sizes) == len(node.output):
                 edges = pairwise(accumulate(sizes, initial=0))
                 return [_Part(first, last, result) for (first, last), result in zip(edges, node.output, strict=True)]
-        if _is(node, "Slice") and len(node.input) > 3:
+        if _is(node, "Slice") and len(node.input) > 3 and self._opset >= BOUNDS_ARE_INPUTS:
             first, last, *others = (self._integers(name) for name in node.input[1:])
             if len(first) == len(last) == 1 and all(value == [1] for value in others):  # axis and step
                 return [_Part(first[0], min(last[0], channels), node.output[0])]
@@ -201,9 +227,9 @@ class _Rewrites:
 
 def _can_be_parted(convolution: NodeProto, weights: Sequence[NDArray[Any]]) -> bool:
     """Whether it looks at one pixel at a time, for all channels, with float32 weights that are known."""
-    kernel = weights[0].shape[2:]
-    known = all(array.dtype == np.float32 and len(array) == len(weights[0]) for array in weights)
-    return known and math.prod(kernel) == 1 and _attribute(convolution, "group", 1) == 1
+    if any(array.dtype != np.float32 or array.ndim == 0 or len(array) != len(weights[0]) for array in weights):
+        return False
+    return math.prod(weights[0].shape[2:]) == 1 and _attribute(convolution, "group", 1) == 1
 
 
 def _are_apart(parts: Sequence[_Part], channels: int) -> bool:
@@ -213,13 +239,19 @@ def _are_apart(parts: Sequence[_Part], channels: int) -> bool:
 
 
 def _is(node: NodeProto, *operators: str) -> bool:
-    """Whether `node` is one of these, and says of itself what they may."""
+    """Whether `node` is one of these, and says of itself what they may, in names that are text."""
     if node.op_type not in operators or node.domain not in ("", "ai.onnx") or not node.output:
         return False
     least, most = INPUTS.get(node.op_type, (1, 1))
-    names = [attribute.name for attribute in node.attribute]
-    known = ATTRIBUTES.get(node.op_type, names)
-    return least <= len(node.input) <= most and len(set(names)) == len(names) and set(names) <= set(known)
+    said = [attribute.name for attribute in node.attribute if not attribute.ref_attr_name]
+    known = ATTRIBUTES.get(node.op_type, said)
+    sound = len(said) == len(node.attribute) == len(set(said)) and set(said) <= set(known)
+    return sound and least <= len(node.input) <= most and all(isinstance(name, str) for name in _names(node))
+
+
+def _names(node: NodeProto) -> Sequence[Any]:
+    """What it reads and gives. Protobuf gives names that are no text as bytes."""
+    return [*node.input, *node.output]
 
 
 def _attribute(node: NodeProto, name: str, default: Any) -> Any:

@@ -46,16 +46,19 @@ class SideBySide:
         try:
             return (narrow or self._wide).run(names, feeds)  # type: ignore[no-any-return]
         finally:
+            shared = perf_counter() - started if share and narrow is None else 0.0
             with self._lock:
                 self._running -= 1
-                if share and narrow is None:
-                    self._shared(perf_counter() - started)
+                worth = self._shared_seconds < WORTH_SECONDS <= self._shared_seconds + shared
+                self._shared_seconds += shared
+            if worth:
+                self._begin()
 
-    def _shared(self, seconds: float) -> None:
-        worth = self._shared_seconds < WORTH_SECONDS <= self._shared_seconds + seconds
-        self._shared_seconds += seconds
-        if worth:
+    def _begin(self) -> None:
+        try:
             threading.Thread(target=self._add_narrow, name=f"narrow {self._name}").start()
+        except RuntimeError as error:  # no more threads; the answer that was had is worth more
+            log.warning("no second session", model_name=self._name, reason=str(error))
 
     def _add_narrow(self) -> None:
         # Not at a lower priority: while bytes become a session, the interpreter's lock is held.

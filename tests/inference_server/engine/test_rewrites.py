@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from inference_server.engine import Device, ModelVersion, load
+from inference_server.engine import Device, ModelVersion, load, rewrites
 from inference_server.engine.rewrites import rewrite_for_cpu
 from inference_server.errors import ModelRefused
 
@@ -323,6 +323,73 @@ def test_what_is_given_twice_stays(twice):
     by_a_node.graph.node.insert(0, helper.make_node("Identity", ["x"], [twice]))
     assert is_left_alone(by_a_caller)
     assert is_left_alone(by_a_node)
+
+
+def renamed(model, before, after):
+    """The model with other bytes in place of a name that is as long."""
+    return type(model).FromString(model.SerializeToString().replace(before, after))
+
+
+@pytest.mark.parametrize("name", [b"active", b"conv", b"gate", b"weights", b"sizes", b"bias"])
+def test_names_that_are_no_text_stay(name):
+    model = renamed(block(SILU, SPLIT, ["a", "b"], **SIZES), name, b"\xff" * len(name))
+    assert is_left_alone(model)
+
+
+def test_a_softmax_of_names_that_are_no_text_stays():
+    assert is_left_alone(renamed(softmax(1, 3), b"same", b"\xff\xfe\xfd\xfc"))
+
+
+@pytest.mark.parametrize("operator", ["Split", "Softmax"])
+def test_attributes_of_a_function_that_is_not_there_stay(operator):
+    model = block(SILU, SPLIT, ["a", "b"], **SIZES) if operator == "Split" else softmax(1, 3)
+    node = next(node for node in model.graph.node if node.op_type == operator)
+    node.attribute[0].ref_attr_name = "axis"
+    assert is_left_alone(model)
+
+
+def test_a_constant_that_is_given_twice_stays():
+    model = block(SILU, SPLIT, ["a", "b"], **SIZES)
+    model.graph.initializer.append(numpy_helper.from_array(random(CHANNELS, 8, 1, 1, seed=9), "weights"))
+    assert is_left_alone(model)
+
+
+def test_a_convolution_with_itself_stays():
+    nodes = [("Conv", ["x", "x"], "active", {}), *SPLIT]
+    x = random(32, 32, 1, 1)
+    assert is_left_alone(model_of(nodes, {}, ["a", "b"], {"x": x, "sizes": np.array([16, 16])}))
+
+
+def test_what_is_quantised_behind_stays():
+    more = [
+        ("QuantizeLinear", ["b", "scale", "zero"], "small", {}),
+        ("DequantizeLinear", ["small", "scale"], "back", {}),
+    ]
+    constants = {"scale": np.float32(0.1), "zero": np.uint8(0)}
+    assert is_left_alone(block(RELU, SPLIT, ["a"], more=more, more_outputs=["back"], **constants, **SIZES))
+
+
+def test_what_was_rewritten_stays():
+    once = rewritten(block(SILU, SPLIT, ["a", "b"], **SIZES))
+    once.graph.node.append(helper.make_node("Split", ["a", "sizes"], ["c", "d"], axis=1))
+    assert is_left_alone(once)
+
+
+def test_bounds_that_are_no_lists_or_are_none_in_this_opset_stay():
+    nodes, names, constants = slices((0, 16))
+    assert is_left_alone(block(SILU, nodes, [*names], opset=9, **constants), 9)
+    for name in ("a0", "a1", "axis"):
+        flat = {**constants, name: constants[name][0]}
+        assert is_left_alone(block(SILU, nodes, [*names], **flat))
+
+
+def test_many_parts_of_one_value_are_looked_at_once(monkeypatch):
+    asked = []
+    look = rewrites._Rewrites._parting
+    monkeypatch.setattr(rewrites._Rewrites, "_parting", lambda self, value: asked.append(value) or look(self, value))
+    parting, names, constants = slices((0, 16), (16, 32), (32, 48))
+    assert_parted(block(SILU, parting, [*names], **constants), 3)
+    assert asked == ["active"]
 
 
 def test_groups_stay():

@@ -1,6 +1,7 @@
 """Runs that have a core each go through a session of one thread, once they were seen to."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -102,6 +103,19 @@ def test_without_a_second_session_the_one_goes_on(pool, at_once, failure, capsys
     joined()
     assert "no second session" in capsys.readouterr().out
     assert two_runs(sessions, wide, wide, pool) == ["wide", "wide"]
+
+
+def test_an_answer_is_given_where_no_more_threads_can_be_had(pool, at_once, monkeypatch, capsys):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    wide = FakeSession("wide")
+    sessions = SideBySide(wide, 2, lambda: pytest.fail("made"), "model")
+    for pause in [pool.submit(time.sleep, 0.05) for _ in range(4)]:  # all threads of the pool are there
+        pause.result(30)
+    monkeypatch.setattr(side_by_side.threading.Thread, "start", start)
+    assert two_runs(sessions, wide, wide, pool) == ["wide", "wide"]
+    assert "no second session" in capsys.readouterr().out
 
 
 def test_a_run_that_failed_is_over(pool, at_once):
