@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, ValueInfoProto, helper
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 
 from inference_server.detection import GraphSignature, TensorSpec
 from inference_server.engine.weights import take_in_weights
@@ -89,6 +89,28 @@ def _check(model: ModelProto, path: Path) -> None:
         raise ModelRefused(f"{path}: not an ONNX model, or damaged: it has no graph, no IR version or no opset")
     if opset < MIN_OPSET:
         raise ModelRefused(f"{path}: expected opset {MIN_OPSET} or later, found {opset}")
+    for node in _nodes(model):
+        if node.op_type == "Split" and node.domain in ("", "ai.onnx"):
+            _check_split(node, path)
+
+
+def _check_split(node: NodeProto, path: Path) -> None:
+    """Refuse what ONNX Runtime does not: it ends the process."""
+    said = next((attribute.i for attribute in node.attribute if attribute.name == "num_outputs"), None)
+    if said is not None and said < len(node.output):
+        raise ModelRefused(f"{path}: node {node.name!r}: Split says num_outputs {said}, and gives {len(node.output)}")
+    if not all(node.output):
+        raise ModelRefused(f"{path}: node {node.name!r}: Split gives an output that has no name")
+
+
+def _nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """All nodes, those of branches, loops and functions among them."""
+    waiting = [model.graph.node, *(function.node for function in model.functions)]
+    while waiting:
+        for node in waiting.pop():
+            yield node
+            for attribute in node.attribute:
+                waiting.extend(graph.node for graph in (attribute.g, *attribute.graphs) if graph.node)
 
 
 def opset_of(model: ModelProto) -> int | None:

@@ -51,6 +51,34 @@ def test_an_empty_file(refusal):
     assert "expected 1.." in refusal(b"")
 
 
+@pytest.mark.parametrize("inside", ["graph", "branch", "function"])
+@pytest.mark.parametrize(
+    ("outputs", "said", "reason"),
+    [
+        (["a", "b", "c"], {"num_outputs": 2}, "Split says num_outputs 2, and gives 3"),
+        (["a", ""], {"num_outputs": 2}, "Split gives an output that has no name"),
+        (["", "a"], {}, "Split gives an output that has no name"),
+    ],
+)
+def test_what_onnx_runtime_would_end_the_process_for(refusal, inside, outputs, said, reason):
+    """Were it not refused, this would end the tests as well."""
+    split = helper.make_node("Split", ["images"], outputs, "halves", axis=1, **said)
+    given = helper.make_tensor_value_info("a", TensorProto.FLOAT, None)
+    branch = helper.make_graph([split], "branch", [], [given])
+    nodes = {
+        "graph": [split],
+        "branch": [helper.make_node("If", ["yes"], ["a"], then_branch=branch, else_branch=branch)],
+        "function": [helper.make_node("Halves", ["images"], ["a"], domain="own")],
+    }[inside]
+    model = graph_of(nodes, [images(1, 6)], [given], numpy_helper.from_array(np.array([True]), "yes"))
+    model.opset_import[0].version = 18
+    if inside == "function":
+        opsets = [helper.make_opsetid("", 18)]
+        model.functions.append(helper.make_function("own", "Halves", ["images"], ["a"], [split], opsets))
+        model.opset_import.append(helper.make_opsetid("own", 1))
+    assert f"node 'halves': {reason}" in refusal(model, family="tensors")
+
+
 def test_a_file_that_changed(refusal, small_detector):
     content = small_detector().SerializeToString()
     found = hashlib.sha256(content).hexdigest()
