@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from onnx import ModelProto, NodeProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 
 from inference_server.detection import GraphSignature, TensorSpec
 from inference_server.engine.weights import take_in_weights
@@ -109,8 +109,15 @@ def _nodes(model: ModelProto) -> Iterator[NodeProto]:
     while waiting:
         for node in waiting.pop():
             yield node
-            for attribute in node.attribute:
-                waiting.extend(graph.node for graph in (attribute.g, *attribute.graphs) if graph.node)
+            waiting.extend(graph.node for graph in inner_graphs(node))
+
+
+def inner_graphs(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs that a node runs, its branches or what it repeats."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
 
 
 def opset_of(model: ModelProto) -> int | None:

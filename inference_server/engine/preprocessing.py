@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from inference_server.detection import Colors, ConstantInput, PictureInput, Pixels
+from inference_server.engine.graph import inner_graphs
 
 FRAMES = "frames"
 PREFIX = "videoai_preprocessing"
@@ -204,9 +205,8 @@ def _names(graph: GraphProto) -> Iterator[str]:
     yield from (value.name for value in graph.input)
     for node in graph.node:
         yield from (*node.input, *node.output)
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _names(inner)
+        for inner in inner_graphs(node):
+            yield from _names(inner)
 
 
 def _line(pixels: Pixels, *, channels_last: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from inference_server.engine.additions import Additions
+from inference_server.engine.graph import inner_graphs
 
 # Since the one opset Softmax takes one axis, and Split its sizes as an input; since the other ReduceMax takes its axes
 # as an input, and Split is told of equal parts.
@@ -61,10 +62,12 @@ class _Part(NamedTuple):
 
 
 class _Parting(NamedTuple):
-    """A convolution of `weights`, its bias among them, and what activates it, to be repeated for each part."""
+    """A convolution of `weights`, its bias among them, and what activates it, to be repeated for each of `parts`, which
+    are by their results."""
 
     chain: list[NodeProto]
     weights: list[NDArray[Any]]
+    parts: dict[str, _Part]
 
 
 class _Rewrites:
@@ -127,7 +130,7 @@ class _Rewrites:
         names = parting.chain[0].input[1:]
         self.replaced.update(one.output[0] for one in parting.chain)
         self.unread.update(names, node.input[1:])
-        for part in self._parts(node, len(parting.weights[0])):
+        for part in (parting.parts[result] for result in node.output):
             constants = [self._added.constant(array[part.first : part.last]) for array in parting.weights]
             self._repeat(parting.chain, dict(zip(names, constants, strict=True)), part.result)
 
@@ -145,7 +148,7 @@ class _Rewrites:
             return None
         # Right behind a convolution it would have ONNX Runtime compute that in eight bits.
         quantised = (_is(reader, "QuantizeLinear") for part in parts for reader in self._readers[part.result])
-        return None if any(quantised) else _Parting(chain, weights)
+        return None if any(quantised) else _Parting(chain, weights, {part.result: part for part in parts})
 
     def _chain(self, value: str) -> list[NodeProto] | None:
         """A convolution and what activates it, in the order in which they run, where `value` is what comes out and
@@ -246,12 +249,12 @@ def _is(node: NodeProto, *operators: str) -> bool:
     said = [attribute.name for attribute in node.attribute if not attribute.ref_attr_name]
     known = ATTRIBUTES.get(node.op_type, said)
     sound = len(said) == len(node.attribute) == len(set(said)) and set(said) <= set(known)
-    return sound and least <= len(node.input) <= most and all(isinstance(name, str) for name in _names(node))
-
-
-def _names(node: NodeProto) -> Sequence[Any]:
-    """What it reads and gives. Protobuf gives names that are no text as bytes."""
-    return [*node.input, *node.output]
+    # Protobuf gives names that are no text as bytes.
+    return (
+        sound
+        and least <= len(node.input) <= most
+        and all(isinstance(name, str) for name in (*node.input, *node.output))
+    )
 
 
 def _attribute(node: NodeProto, name: str, default: Any) -> Any:
@@ -266,9 +269,8 @@ def _reads(graph: GraphProto) -> Iterator[str]:
     yield from (value.name for value in graph.output)
     for node in graph.node:
         yield from node.input
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _reads(inner)
+        for inner in inner_graphs(node):
+            yield from _reads(inner)
 
 
 def _drop_unread(graph: GraphProto, names: set[str]) -> None:

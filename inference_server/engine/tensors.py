@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from inference_server.detection import GraphSignature, PictureInput, TensorSpec
+from inference_server.engine.graph import inner_graphs
 from inference_server.engine.preprocessing import Entries
 from inference_server.engine.stacks import Stack
 from inference_server.errors import InvalidField
@@ -107,9 +108,8 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
     for node in graph.node if names else ():
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                _rename(inner, names)
+        for inner in inner_graphs(node):
+            _rename(inner, names)
 
 
 def _sized(spec: TensorSpec, picture: PictureInput) -> TensorSpec:

@@ -7,9 +7,7 @@ python tests/benchmarks/bench_cpu.py [FILE.onnx ...]: these files in place of a 
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,7 +17,8 @@ import onnx
 import yolo_sized
 from numpy.typing import NDArray
 from onnx import ModelProto
-from report import Row, compare, report, shown
+from report import Row, compare, rate, report, shown
+from video_loop import in_threads
 
 from inference_server.cpus import usable_cpus
 from inference_server.engine.device import Device, open_session
@@ -33,22 +32,13 @@ CPU = Device("cpu")
 Feeds = Mapping[str, NDArray[Any]]
 
 
-def rate(session: Session, feeds: Feeds, runs: int) -> float:
-    """Frames per second of so many runs at a time."""
-    end, counts = perf_counter() + SECONDS, [0] * runs
-
-    def run(index: int) -> None:
-        while perf_counter() < end:
-            session.run(None, feeds)
-            counts[index] += 1
-
-    started = perf_counter()
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(runs)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (perf_counter() - started)
+def frames(session: Session, feeds: Feeds) -> int:
+    """How many one thread runs in SECONDS."""
+    end, count = perf_counter() + SECONDS, 0
+    while perf_counter() < end:
+        session.run(None, feeds)
+        count += 1
+    return count
 
 
 def feeds_of(model: ModelProto, side: int) -> Feeds:
@@ -66,25 +56,18 @@ def compared(name: str, model: ModelProto, side: int) -> Iterator[Row]:
     rewrite_for_cpu(model, opset_of(model) or 0)
     rewritten = model.SerializeToString()
     cores = usable_cpus()
+
+    def at_a_time(runs: int, graph: bytes, threads: int) -> Callable[[], float]:
+        session = open_session(graph, CPU, SessionPlan(threads=threads))
+        return lambda: rate(lambda: in_threads(lambda: frames(session, feeds), runs))
+
     for threads, runs in sorted({(1, 1), (cores, 1), (cores, cores)}):
-        before, after = (open_session(graph, CPU, SessionPlan(threads=threads)) for graph in (exported, rewritten))
-        yield compare(
-            f"{name}, {runs} at a time, {threads} threads each: rewritten",
-            partial(rate, after, feeds, runs),
-            "as exported",
-            partial(rate, before, feeds, runs),
-            "frames/s",
-            ROUNDS,
-        )
-    narrow, wide = (open_session(rewritten, CPU, SessionPlan(threads=threads)) for threads in (1, cores))
-    yield compare(
-        f"{name}, {cores} at a time, rewritten: a thread each",
-        partial(rate, narrow, feeds, cores),
-        "all threads for each",
-        partial(rate, wide, feeds, cores),
-        "frames/s",
-        ROUNDS,
-    )
+        after, before = (at_a_time(runs, graph, threads) for graph in (rewritten, exported))
+        what = f"{name}, {runs} at a time, {threads} threads each: rewritten"
+        yield compare(what, after, "as exported", before, "frames/s", ROUNDS)
+    narrow, wide = (at_a_time(cores, rewritten, threads) for threads in (1, cores))
+    what = f"{name}, {cores} at a time, rewritten: a thread each"
+    yield compare(what, narrow, "all threads for each", wide, "frames/s", ROUNDS)
 
 
 def main() -> None:

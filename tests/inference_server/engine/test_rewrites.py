@@ -405,10 +405,7 @@ def test_other_operators_of_the_same_names_stay():
     for index in (0, 1, 2, 3):
         model = block(SILU, SPLIT, ["a", "b"], **SIZES)
         model.graph.node[index].domain = "elsewhere"
-        new = type(model)()
-        new.CopyFrom(model)
-        rewrite_for_cpu(new, 18)
-        assert new == model
+        assert is_left_alone(model)
 
 
 SPOILED = {
@@ -473,10 +470,7 @@ def test_weights_that_are_wrong_are_left_to_who_runs_them(damage):
     else:
         del weights.dims[:]
         weights.raw_data = weights.raw_data[:4]
-    new = type(model)()
-    new.CopyFrom(model)
-    rewrite_for_cpu(new, 18)
-    assert new == model
+    assert is_left_alone(model)
 
 
 def test_a_detector_is_rewritten_when_it_is_loaded_on_the_cpu(tmp_path):
