@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from inference_server.cpus import usable_cpus
 from inference_server.engine import tensorrt
-from inference_server.engine.session import ORT_ERRORS, Session, SessionPlan, create_session, explain
+from inference_server.engine.session import ORT_ERRORS, Pieces, Session, SessionPlan, create_session, explain
 from inference_server.errors import DeviceUnavailable
 
 log = structlog.get_logger(__name__)
@@ -96,13 +96,16 @@ class Device:
         return {} if self.memory_limit is None else {option: str(self.memory_limit)}
 
 
-def open_session(model: bytes, device: Device, plan: SessionPlan = PLAN) -> Session:
-    """A session that really runs on `device`. Raises one of SESSION_ERRORS; DeviceUnavailable if it runs elsewhere."""
+def open_session(model: Pieces, device: Device, plan: SessionPlan = PLAN) -> Session:
+    """A session of a serialised model that really runs on `device`.
+
+    Raises one of SESSION_ERRORS; DeviceUnavailable if it runs elsewhere.
+    """
     (own, options), *others = device.providers
     providers = [(own, {**options, **plan.provider_options}), *others]
     if plan.threads is None and device.kind == "cpu":
         plan = replace(plan, threads=device.run_threads)
-    session = create_session(model, providers, on_cpu=device.kind == "cpu", plan=plan)
+    session = create_session(model, providers, device.kind, plan)
     if session.get_providers()[0] != device.provider:
         raise DeviceUnavailable(f"a session asked for {device.provider} came up on {session.get_providers()[0]}")
     return session
@@ -143,7 +146,7 @@ def _parse(wanted: str) -> Device:
 
 def try_out(device: Device) -> None:
     """Run a convolution on `device`. Raises one of SESSION_ERRORS."""
-    open_session(_tiny_model(), device).run(None, {"x": np.ones((1, 1, 4, 4), np.float32)})
+    open_session([_tiny_model()], device).run(None, {"x": np.ones((1, 1, 4, 4), np.float32)})
 
 
 def _probe(device: Device) -> None:

@@ -14,7 +14,7 @@ from onnx import ModelProto
 from inference_server.detection import Settings, anchor_rows_of, read_settings, recognise
 from inference_server.engine.candidates import add_candidates
 from inference_server.engine.device import SESSION_ERRORS, Device, open_session
-from inference_server.engine.graph import ModelVersion, opset_of, read_file, read_model, signature_of
+from inference_server.engine.graph import ModelVersion, opset_of, read_file, read_model, serialise, signature_of
 from inference_server.engine.model import LoadedModel, names_of
 from inference_server.engine.prepared import Prepared, PreparedModels, key_of
 from inference_server.engine.preprocessing import compose
@@ -152,7 +152,7 @@ class _Loading:
         if head is not None and not on_cpu:
             add_candidates(model, head, opset)
         at_once = 1 if picture is None else picture.batch or self.max_batch
-        return Prepared(signature, entries, at_once, model.SerializeToString())
+        return Prepared(signature, entries, at_once, tuple(serialise(model)))
 
     def _prepare(self, composed: Prepared, sha256: str) -> Prepared:
         """With one thread, the one that calls: others would not have its priority."""
@@ -161,7 +161,7 @@ class _Loading:
             loaded = self._open(sha256, composed, SessionPlan(threads=1, save_to=saved))
             loaded.rehearse()
             loaded.close()
-            return replace(composed, max_batch=loaded.max_batch, graph=saved.read_bytes())
+            return replace(composed, max_batch=loaded.max_batch, graph=(saved.read_bytes(),))
 
     def _open_prepared(self, sha256: str, ready: Prepared, keep: PreparedModels) -> LoadedModel:
         return self._open(sha256, ready, SessionPlan(optimised=True), partial(self._narrow, self._key(sha256), keep))

@@ -28,6 +28,7 @@ import structlog
 
 from inference_server.detection import GraphSignature, TensorSpec
 from inference_server.engine.preprocessing import Entries
+from inference_server.engine.session import Pieces
 
 log = structlog.get_logger(__name__)
 
@@ -41,12 +42,12 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A graph that was optimised and has run here: what its file said of it, how it is entered (None if it takes no
-    pictures), and how many frames it takes at once."""
+    pictures), how many frames it takes at once, and its bytes."""
 
     signature: GraphSignature
     entries: Entries | None
     max_batch: int
-    graph: bytes
+    graph: Pieces
 
 
 class PreparedModels:
@@ -61,7 +62,7 @@ class PreparedModels:
         """What was kept under `key`, verified; None where there is nothing that can be used."""
         return self._find(key, _prepared)
 
-    def find_files(self, key: str) -> Mapping[str, bytes] | None:
+    def find_files(self, key: str) -> Mapping[str, memoryview] | None:
         """The files kept under `key`, verified, by their names; None where there are none that can be used."""
         return self._find(key, _files)
 
@@ -72,17 +73,17 @@ class PreparedModels:
             "max_batch": prepared.max_batch,
             "signature": {**asdict(prepared.signature), "operators": sorted(prepared.signature.operators)},
         }
-        self._keep(key, head, prepared.graph)
+        self._keep(key, head, *prepared.graph)
 
     def keep_files(self, key: str, files: Mapping[str, bytes]) -> None:
         """Keep files by their names, and drop what was used longest ago where there is no room."""
         self._keep(key, {"files": {name: len(content) for name, content in files.items()}}, *files.values())
 
-    def _find(self, key: str, read: Callable[[Mapping[str, Any], bytes], T]) -> T | None:
+    def _find(self, key: str, read: Callable[[Mapping[str, Any], memoryview], T]) -> T | None:
         path = self._folder / f"{key}{SUFFIX}"
         try:
-            with path.open("rb") as file:
-                digest, line, payload = file.readline(1 << 20), file.readline(1 << 20), file.read()
+            # In one piece, and then in views of it: what is put together is copied while no other thread may run.
+            digest, line, payload = _parts(path.read_bytes())
             found = read(_head(digest, line, payload, key), payload)
         except FileNotFoundError:
             return None
@@ -93,7 +94,7 @@ class PreparedModels:
             os.utime(path)
         return found
 
-    def _keep(self, key: str, head: Mapping[str, Any], *payload: bytes) -> None:
+    def _keep(self, key: str, head: Mapping[str, Any], *payload: bytes | memoryview) -> None:
         line = json.dumps({"key": key, **head}).encode() + b"\n"
         parts = _digest(line, *payload), line, *payload
         try:
@@ -113,7 +114,7 @@ class PreparedModels:
             taken -= seen.st_size
         return taken + size <= self._max_bytes
 
-    def _write(self, name: str, *parts: bytes) -> None:
+    def _write(self, name: str, *parts: bytes | memoryview) -> None:
         descriptor, temporary = tempfile.mkstemp(prefix=f"{name}.", dir=self._folder)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -161,7 +162,14 @@ def _processor() -> str:
     return f"{platform.machine()} {platform.processor()}"
 
 
-def _head(digest: bytes, line: bytes, payload: bytes, key: str) -> Mapping[str, Any]:
+def _parts(content: bytes) -> tuple[bytes, bytes, memoryview]:
+    """Two lines and what follows. Raises ValueError where there are no two lines."""
+    first = content.index(b"\n") + 1
+    second = content.index(b"\n", first) + 1
+    return content[:first], content[first:second], memoryview(content)[second:]
+
+
+def _head(digest: bytes, line: bytes, payload: memoryview, key: str) -> Mapping[str, Any]:
     """Raises ValueError, KeyError or TypeError for what is not what was once kept under `key`."""
     if digest != _digest(line, payload):
         raise ValueError("it is damaged")
@@ -171,12 +179,12 @@ def _head(digest: bytes, line: bytes, payload: bytes, key: str) -> Mapping[str, 
     return head
 
 
-def _prepared(head: Mapping[str, Any], graph: bytes) -> Prepared:
+def _prepared(head: Mapping[str, Any], graph: memoryview) -> Prepared:
     entries = None if head["entries"] is None else Entries(**head["entries"])
-    return Prepared(_signature(head["signature"]), entries, int(head["max_batch"]), graph)
+    return Prepared(_signature(head["signature"]), entries, int(head["max_batch"]), (graph,))
 
 
-def _files(head: Mapping[str, Any], payload: bytes) -> Mapping[str, bytes]:
+def _files(head: Mapping[str, Any], payload: memoryview) -> Mapping[str, memoryview]:
     files, start = {}, 0
     for name, size in head["files"].items():
         if Path(name).name != name:
@@ -186,7 +194,7 @@ def _files(head: Mapping[str, Any], payload: bytes) -> Mapping[str, bytes]:
     return files
 
 
-def _digest(line: bytes, *payload: bytes) -> bytes:
+def _digest(line: bytes, *payload: bytes | memoryview) -> bytes:
     digest = hashlib.sha256(line)
     for part in payload:
         digest.update(part)

@@ -61,7 +61,7 @@ class SideBySide:
             log.warning("no second session", model_name=self._name, reason=str(error))
 
     def _add_narrow(self) -> None:
-        # Not at a lower priority: while bytes become a session, the interpreter's lock is held.
+        # Not at a lower priority: a slow thread that holds the interpreter's lock holds up all others.
         try:
             self._narrow = self._make()
         except Exception as error:  # noqa: BLE001 - answers come from the other session, as before

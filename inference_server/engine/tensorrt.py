@@ -106,7 +106,7 @@ class Engines:
         self._folder = folder
         self._kept = kept
         self._keys = {False: key, True: timings_key}
-        self._before: dict[bool, Mapping[str, bytes]] = {}
+        self._before: dict[bool, Mapping[str, bytes | memoryview]] = {}
 
     def restore(self) -> bool:
         """Put what was kept into the folder. Says whether there were engines."""

@@ -58,7 +58,7 @@ def compared(name: str, model: ModelProto, side: int) -> Iterator[Row]:
     cores = usable_cpus()
 
     def at_a_time(runs: int, graph: bytes, threads: int) -> Callable[[], float]:
-        session = open_session(graph, CPU, SessionPlan(threads=threads))
+        session = open_session([graph], CPU, SessionPlan(threads=threads))
         return lambda: rate(lambda: in_threads(lambda: frames(session, feeds), runs))
 
     for threads, runs in sorted({(1, 1), (cores, 1), (cores, cores)}):

@@ -4,7 +4,9 @@ One server, versions as large as YOLOv8n and tiny ones, over gRPC. A client asks
 takes the time of each answer, with versions loading and swapping every second and without, in turn. Pictures go in as
 tensors: AnalyzeFrames has them prepared in a process of its own for each call, which would hide what a swap adds.
 
-python tests/benchmarks/bench_swaps.py [--seconds 8]
+python tests/benchmarks/bench_swaps.py [--seconds 8] [FILE.onnx ...]
+
+Of each FILE only the loads are measured, beside those of the tiny version and of the one as large as YOLOv8n.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter, sleep
+from typing import Self
 
 import numpy as np
 import onnx
@@ -151,14 +154,47 @@ def activation_row(pair: Pair, files: dict[int, Path], prepared: PreparedModels)
     return replace(row, what=f"{row.what} ({over:+.0f} ms)")
 
 
-def load_row(what: str, path: Path, folder: Path) -> Row:
-    """A load of bytes that were loaded before against the first one."""
-    pairs = []
+class Standstill:
+    """How long at most no other thread of this process could run Python, while entered."""
+
+    def __init__(self) -> None:
+        self.milliseconds = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def _watch(self) -> None:
+        last = perf_counter()
+        while not self._over.is_set():
+            sleep(0.0005)
+            now = perf_counter()
+            self.milliseconds = max(self.milliseconds, 1000 * (now - last))
+            last = now
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def load_rows(what: str, path: Path, folder: Path) -> list[Row]:
+    """A load of bytes that were loaded before against the first one, and the standstill that each of them brings."""
+    loads, stills = [], []
     for round_ in range(ROUNDS + 1):
         prepared = PreparedModels(folder / f"{path.stem}-{round_}", 1 << 30)
-        first = load_milliseconds(path, prepared)
-        pairs.append((load_milliseconds(path, prepared), first))
-    return in_pairs(f"later load, {what}", "first load", "ms", pairs[1:])
+        taken = []
+        for _ in range(2):
+            with Standstill() as still:
+                taken.append(load_milliseconds(path, prepared))
+            stills.append((still.milliseconds, taken[-1]))
+        loads.append((taken[1], taken[0]))
+    return [
+        in_pairs(f"later load, {what}", "first load", "ms", loads[1:]),
+        in_pairs(f"longest standstill of Python beside a first load, {what}", "that load", "ms", stills[2::2]),
+        in_pairs(f"longest standstill of Python beside a later load, {what}", "that load", "ms", stills[3::2]),
+    ]
 
 
 def write_alike(path: Path, other: Path) -> None:
@@ -171,7 +207,9 @@ def write_alike(path: Path, other: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=8, help="of each measurement of p99")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE.onnx")
+    arguments = parser.parse_args()
+    seconds = arguments.seconds
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "models").mkdir()
@@ -180,7 +218,8 @@ def main() -> None:
         write_alike(files[1], files[2])
         for version in LARGE:
             yolo_sized.write(files[version], seed=version)
-        rows = [load_row("tiny", files[2], root), load_row("YOLOv8n-sized", files[11], root)]
+        loaded = {"tiny": files[2], "YOLOv8n-sized": files[11], **{path.name: path for path in arguments.files}}
+        rows = [row for what, path in loaded.items() for row in load_rows(what, path, root)]
         pair = Pair(root)
         try:
             pair.start_registry()

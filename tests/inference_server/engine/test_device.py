@@ -93,7 +93,7 @@ def test_a_session_that_came_up_elsewhere_is_found_out(monkeypatch):
 
 
 def test_the_probe_is_a_model_that_runs():
-    session = device_module.open_session(device_module._tiny_model(), Device("cpu"))
+    session = device_module.open_session([device_module._tiny_model()], Device("cpu"))
     assert session.run(None, {"x": np.ones((1, 1, 4, 4), np.float32)})[0].tolist() == [[[[9, 9], [9, 9]]]]
 
 
@@ -104,14 +104,10 @@ def test_runs_on_the_cpu_take_all_cores_between_them(monkeypatch, run_threads, t
     monkeypatch.setattr(device_module, "usable_cpus", lambda: 8)
     monkeypatch.setattr(session_module, "usable_cpus", lambda: 8)
     cpu = Device("cpu", run_threads=run_threads)
-    session = open_session(device_module._tiny_model(), cpu)
+    model = [device_module._tiny_model()]
+    session = open_session(model, cpu)
     assert (session.get_session_options().intra_op_num_threads, cpu.runs_at_once) == (threads, runs)
-    assert (
-        open_session(device_module._tiny_model(), cpu, SessionPlan(threads=1))
-        .get_session_options()
-        .intra_op_num_threads
-        == 1
-    )
+    assert open_session(model, cpu, SessionPlan(threads=1)).get_session_options().intra_op_num_threads == 1
     assert Device("cuda", run_threads=run_threads).runs_at_once == 1
 
 

@@ -95,7 +95,7 @@ def test_an_entry_whose_graph_is_none_is_made_anew(version_of, small_detector, f
     path = entries(folder)[0]
     head = json.loads(path.read_bytes().split(b"\n")[1])
     entered = prepared_module.Entries(**head["entries"])
-    junk = prepared_module.Prepared(prepared_module._signature(head["signature"]), entered, 1, b"junk" * 100)
+    junk = prepared_module.Prepared(prepared_module._signature(head["signature"]), entered, 1, (b"junk" * 100,))
     keep.keep(head["key"], junk)
     answer(load(version, CPU, prepared=keep))
     answer(load(version, CPU, prepared=keep))
@@ -153,7 +153,7 @@ def test_the_folder_is_bounded_and_what_was_used_last_stays(version_of, small_de
     assert a[0] in entries(folder)
     assert a[1] not in entries(folder)
     assert len(entries(folder)) == 2
-    PreparedModels(folder, 10).keep("f" * 64, prepared_module.Prepared(GraphSignature((), ()), None, 1, b"x" * 100))
+    PreparedModels(folder, 10).keep("f" * 64, prepared_module.Prepared(GraphSignature((), ()), None, 1, (b"x" * 100,)))
     assert len(entries(folder)) == 2
 
 
