@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
+from typing import Protocol
 
 import structlog
 
 from inference_server import metrics
 from inference_server.cache import Held
-from inference_server.engine import LoadedModel, ModelVersion
+from inference_server.engine import Apart, LoadedModel, ModelVersion
+from inference_server.errors import PreparationStopped
 from inference_server.fetching import ModelFiles
 from inference_server.follower import Aim
 from inference_server.serving import ServedModel, ServedModels
@@ -20,7 +23,14 @@ from inference_server.state import StateFile
 
 log = structlog.get_logger(__name__)
 
-Load = Callable[[ModelVersion], LoadedModel]
+# What is superseded while it is prepared may end by itself for so long: it may be wanted again, and is quicker then.
+FINISH_SECONDS = 10.0
+
+
+class Load(Protocol):
+    """Brings a version into memory, if need be prepared by `apart`. Raises ModelRefused, PreparationStopped."""
+
+    def __call__(self, version: ModelVersion, *, apart: Apart) -> LoadedModel: ...
 
 
 class Applier:
@@ -80,7 +90,11 @@ class Applier:
         aim.loading()
         start = perf_counter()
         found = replace(version, path=held.path)
-        loaded = await asyncio.get_running_loop().run_in_executor(self._loader, self._load, found)
+        try:
+            loaded = await self._loaded(found, aim.superseded)
+        except PreparationStopped:
+            _say_superseded(aim)
+            return False
         metrics.LOAD_SECONDS.labels(model.model_name).observe(perf_counter() - start)
         if aim.superseded.is_set():
             _say_superseded(aim)
@@ -100,12 +114,34 @@ class Applier:
         )
         return True
 
+    async def _loaded(self, version: ModelVersion, superseded: asyncio.Event) -> LoadedModel:
+        """The version in memory. Raises ModelRefused, and PreparationStopped where it was superseded for too long."""
+        apart = Apart()
+        load = partial(self._load, version, apart=apart)
+        loading = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._loader, load))
+        stopping = asyncio.create_task(_stop_once_superseded(apart, superseded))
+        try:
+            return await loading
+        except asyncio.CancelledError:
+            apart.stop()
+            raise
+        finally:
+            stopping.cancel()
+
     def _keep(self, model_name: str, held: Held | None) -> None:
         before = self._held.pop(model_name, None)
         if before is not None:
             before.release()
         if held is not None:
             self._held[model_name] = held
+
+
+async def _stop_once_superseded(apart: Apart, superseded: asyncio.Event) -> None:
+    """Unless it is wanted again by the end of the time it is given."""
+    while not superseded.is_set():
+        await superseded.wait()
+        await asyncio.sleep(FINISH_SECONDS)
+    apart.stop()
 
 
 def _say_superseded(aim: Aim) -> None:

@@ -17,6 +17,7 @@ InferenceError
 │   └── TimedOut            so did the time that the request itself allowed
 ├── ShuttingDown            this server is going away
 ├── ModelRefused            a version cannot be served: missing, changed, broken, or a layout nobody knows
+├── PreparationStopped      a version is not wanted any more, so what prepared it was ended
 ├── DeviceUnavailable       the device asked for does not run sessions on this machine
 ├── SourceError             a source that the server was to read by itself cannot be read
 │   ├── SourceNotAllowed    the operator does not allow it
@@ -160,6 +161,10 @@ class SourceUnavailable(SourceError):
 
 class ModelRefused(InferenceError):
     """A version cannot be served; the message is the reason that the rollout shows."""
+
+
+class PreparationStopped(InferenceError):
+    """A version is not wanted any more, and was not prepared to the end."""
 
 
 class DeviceUnavailable(InferenceError):

@@ -1,5 +1,6 @@
 """Runs models: the one place that knows ONNX Runtime."""
 
+from inference_server.engine.apart import Apart
 from inference_server.engine.cuda import pinning
 from inference_server.engine.device import Device, choose_device
 from inference_server.engine.graph import ModelVersion
@@ -9,6 +10,7 @@ from inference_server.engine.model import LoadedModel
 from inference_server.engine.prepared import PreparedModels
 
 __all__ = [
+    "Apart",
     "Device",
     "Inspection",
     "LoadedModel",

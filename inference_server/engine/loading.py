@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import structlog
 from onnx import ModelProto
 
 from inference_server.detection import Settings, anchor_rows_of, read_settings, recognise
+from inference_server.engine.apart import Apart
 from inference_server.engine.candidates import add_candidates
 from inference_server.engine.device import SESSION_ERRORS, Device, open_session
 from inference_server.engine.graph import ModelVersion, opset_of, read_file, read_model, serialise, signature_of
@@ -31,14 +32,20 @@ DIRECT = SessionPlan()
 
 
 def load(
-    version: ModelVersion, device: Device, *, max_batch: int = 8, prepared: PreparedModels | None = None
+    version: ModelVersion,
+    device: Device,
+    *,
+    max_batch: int = 8,
+    prepared: PreparedModels | None = None,
+    apart: Apart | None = None,
 ) -> LoadedModel:
     """Bring a version into memory, ready to answer. Blocks; run it in a thread.
 
     The file is read whole each time, and the digest is that of the very bytes that are run. `max_batch` bounds batches
     of models that take any number of frames. With `prepared` the cores are left to frames that are answered meanwhile,
-    and a file that was loaded before is only verified and put into memory. Raises ModelRefused with a reason that a
-    person can act on.
+    and a file that was loaded before is only verified and put into memory. With `apart`, too, a file that was not is
+    met by another process first, on the CPU. Raises ModelRefused with a reason that a person can act on, and
+    PreparationStopped.
     """
     loading = _Loading(version, read_settings(version.attributes), device, max_batch)
     if device.kind == "tensorrt":
@@ -47,11 +54,16 @@ def load(
     elif device.kind == "cuda" or prepared is None:
         loaded = loading.directly()
     else:
-        loaded = loading.again(prepared) or loading.beside(prepared)
+        loaded = loading.again(prepared) or (apart and loading.apart(prepared, apart)) or loading.beside(prepared)
     log.info(
         "model loaded", device=loaded.device, provider=loaded.provider, family=loaded.family.name, **names_of(version)
     )
     return loaded
+
+
+def prepare(version: ModelVersion, max_batch: int, keep: PreparedModels) -> str:
+    """Prepare a version for the CPU, keep the result, and return the digest of its files. Raises ModelRefused."""
+    return _Loading(version, read_settings(version.attributes), Device("cpu"), max_batch).prepare(keep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +88,26 @@ class _Loading:
         except ModelRefused as error:
             log.warning("prepared model ignored", reason=str(error), **names_of(self.version))
             return None
+
+    def apart(self, keep: PreparedModels, process: Apart) -> LoadedModel | None:
+        """The version as another process prepared it; None where none did, or nothing was kept."""
+        version = {**asdict(self.version), "path": str(self.version.path)}
+        sha256 = process.prepare(
+            {
+                "version": version,
+                "max_batch": self.max_batch,
+                "folder": str(keep.folder),
+                "max_bytes": keep.max_bytes,
+            }
+        )
+        found = None if sha256 is None else keep.find(self._key(sha256))
+        return None if sha256 is None or found is None else self._open_prepared(sha256, found, keep)
+
+    def prepare(self, keep: PreparedModels) -> str:
+        """What `apart` asks another process for."""
+        composed, sha256 = self._read()
+        keep.keep(self._key(sha256), self._prepare(composed, sha256))
+        return sha256
 
     def beside(self, keep: PreparedModels) -> LoadedModel:
         """Optimise and rehearse at low priority, and keep what came of it."""

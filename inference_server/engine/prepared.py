@@ -55,8 +55,8 @@ class PreparedModels:
     load takes longer, that is all."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
-        self._folder = folder
-        self._max_bytes = max_bytes
+        self.folder = folder
+        self.max_bytes = max_bytes
 
     def find(self, key: str) -> Prepared | None:
         """What was kept under `key`, verified; None where there is nothing that can be used."""
@@ -80,7 +80,7 @@ class PreparedModels:
         self._keep(key, {"files": {name: len(content) for name, content in files.items()}}, *files.values())
 
     def _find(self, key: str, read: Callable[[Mapping[str, Any], memoryview], T]) -> T | None:
-        path = self._folder / f"{key}{SUFFIX}"
+        path = self.folder / f"{key}{SUFFIX}"
         try:
             # In one piece, and then in views of it: what is put together is copied while no other thread may run.
             digest, line, payload = _parts(path.read_bytes())
@@ -101,25 +101,25 @@ class PreparedModels:
             if self._make_room(sum(map(len, parts))):
                 self._write(f"{key}{SUFFIX}", *parts)
         except OSError as error:
-            log.warning("prepared model not kept", folder=str(self._folder), reason=str(error))
+            log.warning("prepared model not kept", folder=str(self.folder), reason=str(error))
 
     def _make_room(self, size: int) -> bool:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        found = [(path, path.stat()) for path in self._folder.glob(f"*{SUFFIX}*")]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        found = [(path, path.stat()) for path in self.folder.glob(f"*{SUFFIX}*")]
         taken = sum(seen.st_size for _, seen in found)
         for path, seen in sorted(found, key=lambda one: one[1].st_mtime):
-            if size > self._max_bytes or taken + size <= self._max_bytes:
+            if size > self.max_bytes or taken + size <= self.max_bytes:
                 break
             path.unlink(missing_ok=True)
             taken -= seen.st_size
-        return taken + size <= self._max_bytes
+        return taken + size <= self.max_bytes
 
     def _write(self, name: str, *parts: bytes | memoryview) -> None:
-        descriptor, temporary = tempfile.mkstemp(prefix=f"{name}.", dir=self._folder)
+        descriptor, temporary = tempfile.mkstemp(prefix=f"{name}.", dir=self.folder)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.writelines(parts)
-            os.replace(temporary, self._folder / name)  # noqa: PTH105 - of a name, not of a Path
+            os.replace(temporary, self.folder / name)  # noqa: PTH105 - of a name, not of a Path
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise

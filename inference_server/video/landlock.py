@@ -11,7 +11,7 @@ import os
 import struct
 from collections.abc import Sequence
 
-from inference_server.video import kernel
+from inference_server import kernel
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on all architectures
 _CREATE_RULESET_VERSION = 1

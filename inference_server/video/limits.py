@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import mmap
-import os
 import resource
 import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
 
-from inference_server.video import kernel
+from inference_server import kernel
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 _CAPABILITIES = 64
 _OPEN_FILES = 64
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent, `parent`, ends, where the kernel can."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent ended before the call
-        os._exit(0)
 
 
 def harden() -> None:

@@ -29,6 +29,7 @@ from typing import Any
 
 import av
 
+from inference_server import kernel
 from inference_server.video import limits, sandbox, wire
 from inference_server.video.worker import run_worker
 
@@ -100,7 +101,7 @@ class Nursery:
             self._children[pid] = worker
             return
         try:
-            limits.die_with(parent)
+            kernel.die_with(parent)
             self._forget()
             run_worker(socket.socket(fileno=control), socket.socket(fileno=data), self._layers)
         finally:  # whatever happens, a child never returns into the nursery's loop
@@ -133,7 +134,7 @@ def _load(package: ModuleType) -> None:
 
 
 def main(fd: int, server: int) -> None:
-    limits.die_with(server)  # a stopped process does not see that a socket was closed
+    kernel.die_with(server)  # a stopped process does not see that a socket was closed
     limits.harden()  # what is forked inherits it
     _load(av)
     layers = sandbox.probe()

@@ -13,7 +13,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
-from inference_server.video import kernel, landlock, seccomp
+from inference_server import kernel
+from inference_server.video import landlock, seccomp
 
 CAPABILITIES, LANDLOCK, SECCOMP = "capabilities", "landlock", "seccomp"
 LAYERS = (CAPABILITIES, LANDLOCK, SECCOMP)

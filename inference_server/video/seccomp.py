@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
-from inference_server.video import kernel
+from inference_server import kernel
 
 # What an argument must be: its position, the bits that count, and their value.
 Test = tuple[int, int, int]

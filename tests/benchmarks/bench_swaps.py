@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "end_to_end"))
 from harness import NAME, PATIENCE, Pair
 from report import ROUNDS, Row, in_pairs, report
 
-from inference_server.engine import Device, ModelVersion, PreparedModels, load
+from inference_server.engine import Apart, Device, ModelVersion, PreparedModels, load
 
 SIZE = 640
 # So small that asking again and again shows when a version answers to a millisecond or two, and hardly delays its load.
@@ -124,9 +124,9 @@ def first_answer_milliseconds(pair: Pair, version: int) -> float:
 
 
 def load_milliseconds(path: Path, prepared: PreparedModels | None) -> float:
-    """Load and warm-up in this process, with nothing beside."""
+    """Load and warm-up as the server does it, with nothing beside."""
     start = perf_counter()
-    load(ModelVersion(NAME, 1, path), Device("cpu"), prepared=prepared).close()
+    load(ModelVersion(NAME, 1, path), Device("cpu"), prepared=prepared, apart=Apart()).close()
     return 1000 * (perf_counter() - start)
 
 

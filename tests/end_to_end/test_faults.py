@@ -5,7 +5,9 @@ import signal
 
 import grpc
 import onnx
+import psutil
 import pytest
+from endless import write_endless
 from harness import NAME, eventually
 from onnx import TensorProto, helper
 from videoai.registry.v1 import registry_pb2
@@ -195,3 +197,27 @@ def test_a_registry_address_that_is_none_is_said_and_tried_again(serving_v1):
     eventually(lambda: "the registry refuses to be watched" in process.log)
     assert "Traceback" not in process.log
     assert serving_v1.health(process) == NOT_SERVING
+
+
+def test_a_version_that_is_never_done_holds_nobody_up(serving_v1, video, tmp_path):
+    """Prepared by a process of its own: the old version answers, another takes its place, and a stop ends it."""
+    pair, server = serving_v1, psutil.Process(serving_v1.inference_process.popen.pid)
+    write_endless(tmp_path / "endless.onnx")
+    pair.register(tmp_path / "endless.onnx", 3, metadata={"attributes": {"videoai": {"family": "tensors"}}})
+
+    def preparing():
+        return [child for child in server.children() if "inference_server.engine.preparing" in child.cmdline()]
+
+    pair.activate(3)
+    (process,) = eventually(preparing, "version 3 is prepared")
+    assert {frame.model_version for frame in pair.analyze(video, max_frames=10)} == {1}
+    served = pair.serving()
+    assert (served.running_version, served.seen_version) == (1, 3)
+    pair.activate(2)
+    pair.wait_until_running(2)
+    assert not process.is_running()
+    pair.activate(3)
+    (process,) = eventually(preparing, "version 3 is prepared again")
+    pair.inference_process.send(signal.SIGTERM)
+    assert pair.inference_process.wait() == 0
+    assert not process.is_running()

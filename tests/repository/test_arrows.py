@@ -57,8 +57,11 @@ PLACES: Mapping[str, tuple[str, ...]] = {
         *CLIENTS,
     ),
     "os.environ": ("videoai", "inference_server.video.processes", "demo"),
-    # The servers' signals are server_kit's; the decoder's workers are processes of their own.
-    "signal": ("server_kit", "inference_server.video", "registry_server.edit", "demo"),
+    # The servers' signals are server_kit's; decoders, and what prepares a version, are processes of their own.
+    "signal": (
+        *("server_kit", "inference_server.video", "inference_server.kernel", "inference_server.engine.apart"),
+        *("registry_server.edit", "demo"),
+    ),
 }
 # A corrupt ONNX file shows itself as protobuf's error: no type of the wire.
 EXCEPTIONS = {("registry_server.onnx_files", "google.protobuf"), ("inference_server.engine.graph", "google.protobuf")}

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
+import sys
+from contextlib import suppress
 from typing import Any
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _CAPABILITY_VERSION_3 = 0x20080522
+_PR_SET_PDEATHSIG = 1
 
 
 def prctl(option: int, *arguments: int) -> None:
     """prctl(2) with numbers only."""
     _check(_function("prctl")(option, *(ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4])))
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent, `parent`, ends, where the kernel can. Raises nothing."""
+    if sys.platform.startswith("linux"):
+        with suppress(OSError):
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # the parent ended before the call
+        os._exit(0)
 
 
 def syscall(number: int, *arguments: Any) -> int:
