@@ -14,7 +14,7 @@ import structlog
 
 from inference_server import metrics
 from inference_server.cache import Held
-from inference_server.engine import Apart, LoadedModel, ModelVersion
+from inference_server.engine import Apart, LoadedModel, ModelVersion, Standby
 from inference_server.errors import PreparationStopped
 from inference_server.fetching import ModelFiles
 from inference_server.follower import Aim
@@ -34,7 +34,7 @@ class Load(Protocol):
 
 
 class Applier:
-    """Does what followers aim at. `on_ready` is told whether any model runs."""
+    """Does what followers aim at. `on_ready` is told whether any model runs; `standby` prepares what must be."""
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class Applier:
         load: Load,
         state_file: StateFile,
         on_ready: Callable[[bool], None],
+        standby: Standby | None = None,
     ) -> None:
         self._models = models
         self._files = files
@@ -51,6 +52,8 @@ class Applier:
         self._on_ready = on_ready
         self._held: dict[str, Held] = {}
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        self._standby = standby
+        self._renew()
 
     async def apply(self, model: ServedModel, aim: Aim) -> bool:
         """Bring a version into service, unless another is wanted by then; say whether. Raises ModelRefused."""
@@ -82,6 +85,8 @@ class Applier:
         """Wait until nothing is being loaded; the followers must have ended."""
         await self._files.close()
         await asyncio.to_thread(self._loader.shutdown)
+        if self._standby is not None:
+            await asyncio.to_thread(self._standby.close)
         for name in list(self._held):
             self._keep(name, None)
 
@@ -116,7 +121,7 @@ class Applier:
 
     async def _loaded(self, version: ModelVersion, superseded: asyncio.Event) -> LoadedModel:
         """The version in memory. Raises ModelRefused, and PreparationStopped where it was superseded for too long."""
-        apart = Apart()
+        apart = Apart(self._standby)
         load = partial(self._load, version, apart=apart)
         loading = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._loader, load))
         stopping = asyncio.create_task(_stop_once_superseded(apart, superseded))
@@ -127,6 +132,11 @@ class Applier:
             raise
         finally:
             stopping.cancel()
+            self._renew()
+
+    def _renew(self) -> None:
+        if self._standby is not None:
+            self._loader.submit(self._standby.renew)
 
     def _keep(self, model_name: str, held: Held | None) -> None:
         before = self._held.pop(model_name, None)

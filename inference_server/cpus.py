@@ -1,9 +1,12 @@
-"""How many processors there are to work with."""
+"""How many processors there are to work with, and who goes first."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+# Steps of niceness by which a version that is being prepared gets less of a core than the frames answered meanwhile.
+STEPS_DOWN = 5
 
 
 def usable_cpus() -> int:

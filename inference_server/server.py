@@ -17,7 +17,7 @@ from videoai.inference.v1 import inference_pb2_grpc
 from inference_server import metrics
 from inference_server.applier import Applier
 from inference_server.cache import ModelCache
-from inference_server.engine import PreparedModels, choose_device, load, pinning
+from inference_server.engine import PreparedModels, Standby, choose_device, load, pinning
 from inference_server.errors import DeviceUnavailable
 from inference_server.fetching import ModelFiles
 from inference_server.pipeline import Pipeline
@@ -56,6 +56,7 @@ async def inference_server(settings: Settings, server: grpc.aio.Server, health: 
             partial(load, device=device, max_batch=settings.max_batch, prepared=_prepared_models(settings)),
             state_file,
             on_ready=lambda ready: health.set(serving=ready),
+            standby=Standby() if device.kind == "cpu" else None,
         )
         watcher = Watcher(
             client,

@@ -1,11 +1,11 @@
 """Runs models: the one place that knows ONNX Runtime."""
 
-from inference_server.engine.apart import Apart
+from inference_server.engine.apart import Apart, Standby
 from inference_server.engine.cuda import pinning
 from inference_server.engine.device import Device, choose_device
 from inference_server.engine.graph import ModelVersion
 from inference_server.engine.inspection import Inspection, inspect
-from inference_server.engine.loading import load
+from inference_server.engine.loading import load, prepare
 from inference_server.engine.model import LoadedModel
 from inference_server.engine.prepared import PreparedModels
 
@@ -16,8 +16,10 @@ __all__ = [
     "LoadedModel",
     "ModelVersion",
     "PreparedModels",
+    "Standby",
     "choose_device",
     "inspect",
     "load",
     "pinning",
+    "prepare",
 ]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -17,19 +18,55 @@ from inference_server.errors import ModelRefused, PreparationStopped
 
 log = structlog.get_logger(__name__)
 
-_PROGRAM = ("-m", "inference_server.engine.preparing")
+_PROGRAM = ("-m", "inference_server.preparing")
 # Far more than any model takes that could be served; the next one to be loaded waits for it.
 LIMIT_SECONDS = 600.0
 LEVELS = ("debug", "info", "warning", "error")
 
 
-class Apart:
-    """At most one process that prepares one version. `stop` may come from any thread, the rest from that which loads.
+class Standby:
+    """A process that has started and waits for something to prepare, so that no version waits for a start.
 
-    The process runs `inference_server.engine.preparing`. It has a lower priority, and goes when the server goes.
+    Belongs to one thread at a time. Linux ends a process with the *thread* that started it: that must live on.
     """
 
     def __init__(self) -> None:
+        self._waiting: subprocess.Popen[bytes] | None = None
+
+    def renew(self) -> None:
+        """Start one if none waits. Where that fails, whoever needs one will say so."""
+        if not self._waits():
+            with suppress(OSError):
+                self._waiting = _start()
+
+    def take(self) -> subprocess.Popen[bytes]:
+        """The one that waits, or else one that starts now. Raises OSError."""
+        waiting = self._waiting if self._waits() else None
+        self._waiting = None
+        return waiting or _start()
+
+    def close(self) -> None:
+        """End the one that waits."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.kill()
+            waiting.communicate()
+
+    def _waits(self) -> bool:
+        if self._waiting is not None and self._waiting.poll() is not None:
+            self.close()
+        return self._waiting is not None
+
+
+class Apart:
+    """At most one process that prepares one version. `stop` may come from any thread, the rest from that which loads.
+
+    The process runs `inference_server.preparing`, and is that of `standby` if one is there. It has a lower priority
+    than the server, and goes when that goes.
+    """
+
+    def __init__(self, standby: Standby | None = None) -> None:
+        self._standby = standby or Standby()
         self._lock = threading.Lock()  # of what follows
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
@@ -39,7 +76,7 @@ class Apart:
 
         Raises ModelRefused, also where the file ends the process or is never done, and PreparationStopped.
         """
-        process = self._start()
+        process = self._begin()
         if process is None:
             return None
         try:
@@ -65,20 +102,24 @@ class Apart:
             if self._process is not None and self._process.poll() is None:
                 self._process.kill()
 
-    def _start(self) -> subprocess.Popen[bytes] | None:
+    def _begin(self) -> subprocess.Popen[bytes] | None:
         with self._lock:
             if self._stopped:
                 raise PreparationStopped
             try:
-                self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our own module
-                    [sys.executable, *_PROGRAM, str(os.getpid())],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    start_new_session=True,  # what a terminal sends to the server is the server's business
-                )
+                self._process = self._standby.take()
             except OSError as error:
                 log.warning("prepared by the server itself: no process can be had", reason=str(error))
             return self._process
+
+
+def _start() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - this interpreter, our own module
+        [sys.executable, *_PROGRAM, str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # what a terminal sends to the server is the server's business
+    )
 
 
 def _what_ended_it(number: int) -> str:

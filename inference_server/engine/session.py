@@ -17,7 +17,7 @@ from typing import TypeAlias, TypeVar
 import onnxruntime  # type: ignore[import-untyped]
 from onnxruntime.capi import onnxruntime_pybind11_state as state  # type: ignore[import-untyped]
 
-from inference_server.cpus import usable_cpus
+from inference_server.cpus import STEPS_DOWN, usable_cpus
 
 T = TypeVar("T")
 Session: TypeAlias = onnxruntime.InferenceSession
@@ -43,8 +43,6 @@ CONFIGURATION: Mapping[str, str] = {
     # Only of a file in its own format: mapped, weights are copied once in place of twice.
     "session.use_memory_mapped_ort_model": "1",
 }
-# Steps of niceness by which a load gets less of a core than the frames that are answered meanwhile.
-STEPS_DOWN = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,10 +206,12 @@ def test_a_version_that_is_never_done_holds_nobody_up(serving_v1, video, tmp_pat
     pair.register(tmp_path / "endless.onnx", 3, metadata={"attributes": {"videoai": {"family": "tensors"}}})
 
     def preparing():
-        return [child for child in server.children() if "inference_server.engine.preparing" in child.cmdline()]
+        """The process that has more to do than to start."""
+        (child,) = (child for child in server.children() if "inference_server.preparing" in child.cmdline())
+        return child if child.cpu_times().user > 3 else None
 
     pair.activate(3)
-    (process,) = eventually(preparing, "version 3 is prepared")
+    process = eventually(preparing, "version 3 is prepared")
     assert {frame.model_version for frame in pair.analyze(video, max_frames=10)} == {1}
     served = pair.serving()
     assert (served.running_version, served.seen_version) == (1, 3)
@@ -217,7 +219,7 @@ def test_a_version_that_is_never_done_holds_nobody_up(serving_v1, video, tmp_pat
     pair.wait_until_running(2)
     assert not process.is_running()
     pair.activate(3)
-    (process,) = eventually(preparing, "version 3 is prepared again")
+    process = eventually(preparing, "version 3 is prepared again")
     pair.inference_process.send(signal.SIGTERM)
     assert pair.inference_process.wait() == 0
     assert not process.is_running()

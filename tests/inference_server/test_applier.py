@@ -11,7 +11,7 @@ from endless import write_endless
 from inference_server import applier as applier_module
 from inference_server.applier import Applier
 from inference_server.cache import Held
-from inference_server.engine import Device, ModelVersion, PreparedModels, load
+from inference_server.engine import Device, ModelVersion, PreparedModels, Standby, load
 from inference_server.follower import Aim
 from inference_server.serving import ServedModel, ServedModels
 from inference_server.state import Announcement, StateFile
@@ -46,6 +46,7 @@ async def applier(tmp_path):
         partial(load, device=Device("cpu"), prepared=PreparedModels(tmp_path / "prepared", 1 << 30)),
         StateFile(tmp_path / "state.json"),
         on_ready=lambda ready: None,
+        standby=Standby(),
     )
     yield made
     await made.close()
@@ -61,14 +62,14 @@ async def served():
 @pytest.fixture
 def preparing(monkeypatch):
     """Set once another process prepares a version."""
-    begun, start = threading.Event(), applier_module.Apart._start
+    begun, start = threading.Event(), applier_module.Apart._begin
 
     def watched(apart):
         process = start(apart)
         begun.set()
         return process
 
-    monkeypatch.setattr(applier_module.Apart, "_start", watched)
+    monkeypatch.setattr(applier_module.Apart, "_begin", watched)
     return begun
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ import onnx
 import psutil
 import pytest
 from endless import write_endless
+from onnx import TensorProto, helper
 from structlog.testing import capture_logs
 
-from inference_server.engine import Apart, Device, ModelVersion, PreparedModels, apart, load, session
+from inference_server.cpus import STEPS_DOWN
+from inference_server.engine import Apart, Device, ModelVersion, PreparedModels, Standby, apart, load
 from inference_server.errors import ModelRefused, PreparationStopped
 
 CPU = Device("cpu")
@@ -127,6 +130,22 @@ def test_a_file_that_ends_the_process_is_refused(version_of, small_detector, kee
         load(version_of(small_detector()), CPU, prepared=keep, apart=Apart())
 
 
+def test_onnx_runtime_itself_ends_the_process(version_of, keep, monkeypatch):
+    """By a Split that it does not check; the server does, so its check is left out here."""
+    program = (
+        "import sys; from inference_server import preparing; from inference_server.engine import graph;"
+        "graph._check_split = lambda *_: None; preparing.main(int(sys.argv[1]))"
+    )
+    monkeypatch.setattr(apart, "_PROGRAM", ("-c", program))
+    split = helper.make_node("Split", ["images"], ["a", "b", "c"], axis=1, num_outputs=2)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 6, 4]) for name in ("images", "a")]
+    made = helper.make_graph([split], "halves", values[:1], values[1:])
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    version = replace(version_of(model), attributes=AS_TENSORS)
+    with pytest.raises(ModelRefused, match=r"ONNX Runtime does not survive the model: .* ended with SIG(ABRT|SEGV)"):
+        load(version, CPU, prepared=keep, apart=Apart())
+
+
 @pytest.mark.parametrize("trouble", ["it fails", "there is none", "nothing is kept"])
 def test_without_such_a_process_the_server_prepares_it(version_of, small_detector, tmp_path, monkeypatch, trouble):
     keep = PreparedModels(tmp_path / "prepared", 1 << 30)
@@ -168,6 +187,31 @@ def test_what_is_never_done_is_refused(endless, keep, started, monkeypatch):
     assert [one.returncode for one in started] == [-signal.SIGKILL]
 
 
+def test_one_on_standby_is_taken_and_another_comes(version_of, small_detector, keep, started):
+    standby = Standby()
+    standby.renew()
+    standby.renew()
+    assert len(started) == 1
+    load(version_of(small_detector()), CPU, prepared=keep, apart=Apart(standby)).close()
+    assert (len(started), started[0].returncode) == (1, 0)
+    standby.renew()
+    assert len(started) == 2
+    standby.close()
+    assert started[1].returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("renewed", [False, True])
+def test_one_that_has_ended_on_standby_is_not_missed(version_of, small_detector, keep, started, renewed):
+    standby = Standby()
+    standby.renew()
+    started[0].kill()
+    started[0].wait()
+    if renewed:
+        standby.renew()
+    load(version_of(small_detector()), CPU, prepared=keep, apart=Apart(standby)).close()
+    assert [process.returncode for process in started] == [-signal.SIGKILL, 0]
+
+
 @linux
 def test_it_makes_way_for_the_server(endless, keep, started):
     process = Apart()
@@ -180,7 +224,7 @@ def test_it_makes_way_for_the_server(endless, keep, started):
     loading.start()
     try:
         child = psutil.Process(eventually(lambda: started)[0].pid)
-        eventually(lambda: child.nice() == min(19, os.getpriority(os.PRIO_PROCESS, 0) + session.STEPS_DOWN))
+        eventually(lambda: child.nice() == min(19, os.getpriority(os.PRIO_PROCESS, 0) + STEPS_DOWN))
         eventually(lambda: Path(f"/proc/{child.pid}/oom_score_adj").read_text() == "500\n")
         assert os.getsid(child.pid) == child.pid
     finally:
@@ -214,8 +258,8 @@ def test_what_libraries_print_is_no_answer(version_of, small_detector, keep, tmp
         "max_bytes": keep.max_bytes,
     }
     program = (
-        "import os, runpy; from inference_server.engine import preparing; prepare = preparing.prepare;"
-        "preparing.prepare = lambda *a: (print('said'), os.system('echo said'), prepare(*a))[-1];"
+        "import os; from inference_server import engine, preparing; prepare = engine.prepare;"
+        "engine.prepare = lambda *a: (print('said'), os.system('echo said'), prepare(*a))[-1];"
         "preparing.main(os.getppid())"
     )
     done = subprocess.run(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from inference_server.cpus import STEPS_DOWN
 from inference_server.detection import GraphSignature
 from inference_server.engine import Device, PreparedModels, load, loading, session
 from inference_server.engine import prepared as prepared_module
@@ -180,4 +181,4 @@ def test_rehearsals_yield_the_cores_with_every_thread_they_have(version_of, smal
     monkeypatch.setattr(session, "usable_cpus", lambda: 2)
     mine = os.getpriority(os.PRIO_PROCESS, 0)
     answer(load(version_of(small_detector()), CPU, prepared=PreparedModels(folder, 1 << 30)))
-    assert seen == [(min(19, mine + session.STEPS_DOWN), 1, 0), (mine, None, None)]
+    assert seen == [(min(19, mine + STEPS_DOWN), 1, 0), (mine, None, None)]
