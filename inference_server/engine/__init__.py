@@ -2,7 +2,7 @@
 
 from inference_server.engine.apart import Apart, Standby
 from inference_server.engine.cuda import pinning
-from inference_server.engine.device import Device, choose_device
+from inference_server.engine.device import Device, choose_device, try_out
 from inference_server.engine.graph import ModelVersion
 from inference_server.engine.inspection import Inspection, inspect
 from inference_server.engine.loading import load, prepare
@@ -22,4 +22,5 @@ __all__ = [
     "load",
     "pinning",
     "prepare",
+    "try_out",
 ]

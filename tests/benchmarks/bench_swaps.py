@@ -15,7 +15,6 @@ import argparse
 import sys
 import tempfile
 import threading
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter, sleep
@@ -32,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "end_to_end"))
 from harness import NAME, PATIENCE, Pair
 from report import ROUNDS, Row, in_pairs, report
 
-from inference_server.engine import Apart, Device, ModelVersion, PreparedModels, load
+from inference_server.engine import Apart, Device, ModelVersion, PreparedModels, Standby, load
 
 SIZE = 640
 # So small that asking again and again shows when a version answers to a millisecond or two, and hardly delays its load.
@@ -40,6 +39,8 @@ TINY_DETECTOR = models.Detector(64, 32, (models.RED_CIRCLE,), any_batch=False)
 PAUSE = 0.001  # seconds between two questions
 TINY = (1, 2)
 LARGE = (11, 12)
+FRESH = 101
+STANDBY_SECONDS = 3.0  # in which the process that prepares has started on any machine
 
 
 class Asker:
@@ -123,10 +124,10 @@ def first_answer_milliseconds(pair: Pair, version: int) -> float:
     return 1000 * (perf_counter() - start)
 
 
-def load_milliseconds(path: Path, prepared: PreparedModels | None) -> float:
-    """Load and warm-up as the server does it, with nothing beside."""
+def load_milliseconds(path: Path, prepared: PreparedModels | None, apart: Apart | None = None) -> float:
+    """Load and warm-up, with nothing beside."""
     start = perf_counter()
-    load(ModelVersion(NAME, 1, path), Device("cpu"), prepared=prepared, apart=Apart()).close()
+    load(ModelVersion(NAME, 1, path), Device("cpu"), prepared=prepared, apart=apart).close()
     return 1000 * (perf_counter() - start)
 
 
@@ -141,6 +142,7 @@ def answer_milliseconds(pair: Pair) -> float:
 
 
 def activation_row(pair: Pair, files: dict[int, Path], prepared: PreparedModels) -> Row:
+    """Of versions that the server has seen before."""
     pair.activate(TINY[0])
     pair.wait_until_running(TINY[0])
     pairs = []
@@ -149,9 +151,26 @@ def activation_row(pair: Pair, files: dict[int, Path], prepared: PreparedModels)
         alone = load_milliseconds(files[version], prepared)
         pairs.append((first_answer_milliseconds(pair, version), alone))
         sleep(0.2)
-    row = in_pairs("activation's reply to first answer by a tiny version", "load and warm-up alone", "ms", pairs[2:])
-    over = median(measured - alone for measured, alone in pairs[2:])
-    return replace(row, what=f"{row.what} ({over:+.0f} ms)")
+    return _activation_row("a tiny version", pairs[2:])
+
+
+def first_activation_row(pair: Pair, tiny: Path, folder: Path) -> Row:
+    """Of versions that nobody has seen before."""
+    pairs = []
+    for version in range(FRESH, FRESH + 2 * ROUNDS + 2):
+        path = folder / f"{version}.onnx"
+        write_alike(tiny, path, str(version))
+        pair.register(path, version)
+        sleep(STANDBY_SECONDS)
+        alone = load_milliseconds(path, PreparedModels(folder / f"fresh-{version}", 1 << 30))
+        pairs.append((first_answer_milliseconds(pair, version), alone))
+    return _activation_row("a tiny version that is new", pairs[2:])
+
+
+def _activation_row(by: str, pairs: list[tuple[float, float]]) -> Row:
+    over = median(measured - alone for measured, alone in pairs)
+    what = f"activation's reply to first answer by {by} ({over:+.0f} ms)"
+    return in_pairs(what, "load and warm-up alone", "ms", pairs)
 
 
 class Standstill:
@@ -181,15 +200,18 @@ class Standstill:
 
 def load_rows(what: str, path: Path, folder: Path) -> list[Row]:
     """A load of bytes that were loaded before against the first one, and the standstill that each of them brings."""
-    loads, stills = [], []
+    loads, stills, standby = [], [], Standby()
     for round_ in range(ROUNDS + 1):
         prepared = PreparedModels(folder / f"{path.stem}-{round_}", 1 << 30)
         taken = []
+        standby.renew()
+        sleep(STANDBY_SECONDS)
         for _ in range(2):
             with Standstill() as still:
-                taken.append(load_milliseconds(path, prepared))
+                taken.append(load_milliseconds(path, prepared, Apart(standby)))
             stills.append((still.milliseconds, taken[-1]))
         loads.append((taken[1], taken[0]))
+    standby.close()
     return [
         in_pairs(f"later load, {what}", "first load", "ms", loads[1:]),
         in_pairs(f"longest standstill of Python beside a first load, {what}", "that load", "ms", stills[2::2]),
@@ -197,10 +219,10 @@ def load_rows(what: str, path: Path, folder: Path) -> list[Row]:
     ]
 
 
-def write_alike(path: Path, other: Path) -> None:
+def write_alike(path: Path, other: Path, said: str) -> None:
     """Write the same model with another digest, so that both answer the same requests."""
     model = onnx.load(path)
-    model.doc_string = "another"
+    model.doc_string = said
     onnx.save(model, other)
 
 
@@ -215,7 +237,7 @@ def main() -> None:
         (root / "models").mkdir()
         files = {version: root / f"v{version}.onnx" for version in (*TINY, *LARGE)}
         models.write(TINY_DETECTOR, files[1])
-        write_alike(files[1], files[2])
+        write_alike(files[1], files[2], "another")
         for version in LARGE:
             yolo_sized.write(files[version], seed=version)
         loaded = {"tiny": files[2], "YOLOv8n-sized": files[11], **{path.name: path for path in arguments.files}}
@@ -229,6 +251,7 @@ def main() -> None:
             pair.start_inference()
             pair.wait_until_running(1)
             rows.append(activation_row(pair, files, PreparedModels(root / "alone", 1 << 30)))
+            rows.append(first_activation_row(pair, files[1], root))
             answer = answer_milliseconds(pair)
             row, notes = p99_row(pair, seconds)
         finally:
