@@ -23,6 +23,8 @@ from inference_server.state import StateFile
 
 log = structlog.get_logger(__name__)
 
+# One that takes long, or is never done, does not hold up the other models.
+LOADS_AT_ONCE = 2
 # What is superseded while it is prepared may end by itself for so long: it may be wanted again, and is quicker then.
 FINISH_SECONDS = 10.0
 
@@ -51,7 +53,8 @@ class Applier:
         self._state_file = state_file
         self._on_ready = on_ready
         self._held: dict[str, Held] = {}
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+        # On a device they would share its memory, and be no quicker.
+        self._loader = ThreadPoolExecutor(LOADS_AT_ONCE if standby else 1, thread_name_prefix="load")
         self._standby = standby
         self._renew()
 

@@ -17,6 +17,7 @@ InferenceError
 │   └── TimedOut            so did the time that the request itself allowed
 ├── ShuttingDown            this server is going away
 ├── ModelRefused            a version cannot be served: missing, changed, broken, or a layout nobody knows
+│   └── NotPrepared         this time: what prepared it was ended from outside
 ├── PreparationStopped      a version is not wanted any more, so what prepared it was ended
 ├── DeviceUnavailable       the device asked for does not run sessions on this machine
 ├── SourceError             a source that the server was to read by itself cannot be read
@@ -161,6 +162,10 @@ class SourceUnavailable(SourceError):
 
 class ModelRefused(InferenceError):
     """A version cannot be served; the message is the reason that the rollout shows."""
+
+
+class NotPrepared(ModelRefused):
+    """What prepared a version was ended from outside, twice; another time it may be prepared."""
 
 
 class PreparationStopped(InferenceError):

@@ -10,7 +10,7 @@ import structlog
 
 from inference_server import metrics
 from inference_server.engine import ModelVersion
-from inference_server.errors import ModelRefused
+from inference_server.errors import ModelRefused, NotPrepared
 from inference_server.reporter import Report, Reporter, ReportState
 from inference_server.serving import ServedModel, State
 from inference_server.state import Announcement
@@ -89,7 +89,7 @@ class Follower:
         try:
             swapped = await self._apply(model, self._aim)
         except ModelRefused as error:
-            self._refuse(wanted, str(error))
+            self._refuse(wanted, str(error), lasting=not isinstance(error, NotPrepared))
         except Exception:
             log.exception("version failed to load", model_name=model.model_name, version=version.version)
             self._refuse(wanted, "it failed to load for a reason that is not its own, see the server's log")
@@ -120,8 +120,8 @@ class Follower:
         same = version.sha256 == running.model.sha256 if version.sha256 else version.path == loaded.path
         return same and replace(loaded, path=version.path, sha256=version.sha256) == version
 
-    def _refuse(self, wanted: Announcement, reason: str) -> None:
-        if self._wants(wanted.version):
+    def _refuse(self, wanted: Announcement, reason: str, *, lasting: bool = True) -> None:
+        if lasting and self._wants(wanted.version):
             self._refused = wanted.version
         self._settle(wanted, State.REJECTED, "REJECTED", reason)
         metrics.ACTIVATIONS.labels(self._model.model_name, "rejected").inc()

@@ -7,7 +7,7 @@ from inference_server.engine.graph import ModelVersion
 from inference_server.engine.inspection import Inspection, inspect
 from inference_server.engine.loading import load, prepare
 from inference_server.engine.model import LoadedModel
-from inference_server.engine.prepared import PreparedModels
+from inference_server.engine.prepared import PreparedModels, notice_code
 
 __all__ = [
     "Apart",
@@ -20,6 +20,7 @@ __all__ = [
     "choose_device",
     "inspect",
     "load",
+    "notice_code",
     "pinning",
     "prepare",
     "try_out",

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,52 +13,64 @@ from typing import Any
 
 import structlog
 
-from inference_server.errors import ModelRefused, PreparationStopped
+from inference_server import children
+from inference_server.errors import ModelRefused, NotPrepared, PreparationStopped
 
 log = structlog.get_logger(__name__)
 
-_PROGRAM = ("-m", "inference_server.preparing")
-# Far more than any model takes that could be served; the next one to be loaded waits for it.
+_MODULE = "inference_server.preparing"
+# What it writes before anything that the file can be blamed for.
+BEGUN = b"begun\n"
+# Far more than any model takes that could be served.
 LIMIT_SECONDS = 600.0
 LEVELS = ("debug", "info", "warning", "error")
+# By which the kernel or the C library ends a process for what it does itself.
+_OWN_DOING = {"SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGSYS", "SIGTRAP"}
 
 
 class Standby:
     """A process that has started and waits for something to prepare, so that no version waits for a start.
 
-    Belongs to one thread at a time. Linux ends a process with the *thread* that started it: that must live on.
+    May be used from several threads. Linux ends a process with the *thread* that started it: that must live on.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # of what follows
         self._waiting: subprocess.Popen[bytes] | None = None
 
     def renew(self) -> None:
         """Start one if none waits. Where that fails, whoever needs one will say so."""
-        if not self._waits():
-            with suppress(OSError):
-                self._waiting = _start()
+        with self._lock:
+            if not self._waits():
+                with suppress(OSError):
+                    self._waiting = _start()
 
     def take(self) -> subprocess.Popen[bytes]:
         """The one that waits, or else one that starts now. Raises OSError."""
-        waiting = self._waiting if self._waits() else None
-        self._waiting = None
+        with self._lock:
+            waiting = self._waiting if self._waits() else None
+            self._waiting = None
         return waiting or _start()
 
     def close(self) -> None:
         """End the one that waits."""
+        with self._lock:
+            self._end()
+
+    def _waits(self) -> bool:
+        if self._waiting is not None and self._waiting.poll() is not None:
+            self._end()
+        return self._waiting is not None
+
+    def _end(self) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.kill()
             waiting.communicate()
 
-    def _waits(self) -> bool:
-        if self._waiting is not None and self._waiting.poll() is not None:
-            self.close()
-        return self._waiting is not None
-
 
 class Apart:
-    """At most one process that prepares one version. `stop` may come from any thread, the rest from that which loads.
+    """Prepares one version by a process. `stop` may come from any thread, the rest from that which loads.
 
     The process runs `inference_server.preparing`, and is that of `standby` if one is there. It has a lower priority
     than the server, and goes when that goes.
@@ -72,13 +83,42 @@ class Apart:
         self._stopped = False
 
     def prepare(self, request: Mapping[str, Any]) -> str | None:
-        """The digest of what was prepared; None where there is no such process to be had, which is logged. Blocks.
+        """The digest of what was prepared; None where no process is to be had that does it, which is logged. Blocks.
 
-        Raises ModelRefused, also where the file ends the process or is never done, and PreparationStopped.
+        Raises ModelRefused where the file is no good, ends the process or is never done, NotPrepared where it is not
+        the file that ends it, and PreparationStopped.
         """
-        process = self._begin()
-        if process is None:
+        status, said = self._run(request)
+        if status < 0 and not _to_blame(status, said):
+            log.warning("prepared once more: the process for it was ended", by=_signal(status))
+            status, said = self._run(request)
+        if _to_blame(status, said):
+            reason = f"the process that prepared it ended with {_signal(status)}"
+            raise ModelRefused(f"ONNX Runtime does not survive the model: {reason}")
+        if status < 0 and said.startswith(BEGUN):
+            reason = f"the process that prepared it was ended twice ({_signal(status)}), as where memory runs out"
+            raise NotPrepared(f"the model is not prepared: {reason}")
+        try:
+            answer = json.loads(said.removeprefix(BEGUN))
+        except ValueError:
+            log.error("prepared by the server itself: no process does it", status=status)
             return None
+        return _read(answer)
+
+    def stop(self) -> None:
+        """End what is being prepared; nothing is begun any more."""
+        with self._lock:
+            self._stopped = True
+            if self._process is not None and self._process.poll() is None:
+                self._process.kill()
+
+    def _run(self, request: Mapping[str, Any]) -> tuple[int, bytes]:
+        """How it ended, and all that it said."""
+        try:
+            process = self._begin()
+        except OSError as error:
+            log.warning("no process can be had to prepare a version", reason=str(error))
+            return 0, b""
         try:
             said, _ = process.communicate(json.dumps(request).encode(), LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -88,53 +128,43 @@ class Apart:
         with self._lock:
             if self._stopped:
                 raise PreparationStopped
-        if process.returncode < 0:
-            raise ModelRefused(_what_ended_it(-process.returncode))
-        if process.returncode:
-            log.error("prepared by the server itself: the process for it failed", status=process.returncode)
-            return None
-        return _answer(json.loads(said))
+        return process.returncode, said
 
-    def stop(self) -> None:
-        """End what is being prepared; nothing is begun any more."""
-        with self._lock:
-            self._stopped = True
-            if self._process is not None and self._process.poll() is None:
-                self._process.kill()
-
-    def _begin(self) -> subprocess.Popen[bytes] | None:
+    def _begin(self) -> subprocess.Popen[bytes]:
         with self._lock:
             if self._stopped:
                 raise PreparationStopped
-            try:
-                self._process = self._standby.take()
-            except OSError as error:
-                log.warning("prepared by the server itself: no process can be had", reason=str(error))
+            self._process = self._standby.take()
             return self._process
 
 
 def _start() -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - this interpreter, our own module
-        [sys.executable, *_PROGRAM, str(os.getpid())],
+        children.command(_MODULE, os.getpid()),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        start_new_session=True,  # what a terminal sends to the server is the server's business
+        env=children.environment(),
+        # What a terminal sends to the server is the server's business. In a session of its own it would have a share of
+        # the processor of its own as well, whatever its priority (autogroups of sched(7)).
+        process_group=0,
     )
 
 
-def _what_ended_it(number: int) -> str:
-    name = {one.value: one.name for one in signal.Signals}.get(number, f"signal {number}")
-    if number == signal.SIGKILL:
-        return f"the process that prepared the model was killed ({name}), as the system does where memory runs out"
-    return f"ONNX Runtime does not survive the model: the process that prepared it ended with {name}"
+def _to_blame(status: int, said: bytes) -> bool:
+    """Whether a process that ended like this did so by what the file made it do."""
+    return said.startswith(BEGUN) and _signal(status) in _OWN_DOING
 
 
-def _answer(said: Mapping[str, Any]) -> str:
-    """Log what the process would have logged. Raises ModelRefused."""
-    for entry in said["events"]:
+def _signal(status: int) -> str:
+    return {-one.value: one.name for one in signal.Signals}.get(status, f"signal {-status}")
+
+
+def _read(answer: Mapping[str, Any]) -> str:
+    """The digest, with all logged that the process would have logged. Raises ModelRefused."""
+    for entry in answer["events"]:
         level = entry.pop("level")
         getattr(log, level if level in LEVELS else "warning")(**entry)
-    if "refused" in said:
-        raise ModelRefused(said["refused"])
-    sha256: str = said["sha256"]
+    if "refused" in answer:
+        raise ModelRefused(answer["refused"])
+    sha256: str = answer["sha256"]
     return sha256

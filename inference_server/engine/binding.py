@@ -8,10 +8,10 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from inference_server.engine.cuda import driver
+from inference_server.engine.runtime import onnxruntime
 from inference_server.engine.session import Session
 from inference_server.engine.stacks import Stack
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
 import structlog
 from onnx import TensorProto, helper
 
 from inference_server.cpus import usable_cpus
 from inference_server.engine import tensorrt
+from inference_server.engine.runtime import onnxruntime
 from inference_server.engine.session import ORT_ERRORS, Pieces, Session, SessionPlan, create_session, explain
 from inference_server.errors import DeviceUnavailable
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-import onnxruntime  # type: ignore[import-untyped]
-
 from inference_server.engine.device import SESSION_ERRORS, Device, choose_device, try_out
+from inference_server.engine.runtime import onnxruntime
 from inference_server.engine.session import explain
 from inference_server.errors import DeviceUnavailable
 

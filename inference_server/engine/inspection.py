@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +13,11 @@ from typing import Any
 from onnx import ModelProto
 
 from inference_server.detection import Candidate, Description, Family, GraphSignature, choose, consider, read_settings
+from inference_server.engine.apart import Apart
 from inference_server.engine.device import choose_device
 from inference_server.engine.graph import ModelVersion, opset_of, read_model, signature_of
 from inference_server.engine.loading import load
+from inference_server.engine.prepared import PreparedModels
 from inference_server.errors import DeviceUnavailable, ModelRefused
 
 
@@ -71,9 +75,11 @@ def _look(found: Inspection, version: ModelVersion) -> None:
 def _try(version: ModelVersion, device: str) -> Trial:
     chosen = choose_device(device)
     started = perf_counter()
-    model = load(version, chosen)
+    with tempfile.TemporaryDirectory(prefix="videoai-") as folder:
+        model = load(version, chosen, prepared=PreparedModels(Path(folder), sys.maxsize), apart=Apart())
+        seconds = perf_counter() - started
     try:
-        return Trial(model.device, model.provider, model.max_batch, perf_counter() - started)
+        return Trial(model.device, model.provider, model.max_batch, seconds)
     finally:
         model.close()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,15 @@ from inference_server.engine.model import LoadedModel, names_of
 from inference_server.engine.prepared import Prepared, PreparedModels, key_of
 from inference_server.engine.preprocessing import compose
 from inference_server.engine.rewrites import rewrite_for_cpu
-from inference_server.engine.session import CONFIGURATION, Session, SessionPlan, at_low_priority, explain
+from inference_server.engine.session import (
+    CONFIGURATION,
+    Session,
+    SessionPlan,
+    at_low_priority,
+    explain,
+    new_file,
+    path_of,
+)
 from inference_server.engine.tensorrt import Engines, engine_options, place, precisions, profile_options
 from inference_server.engine.tensors import ports_of, widen_bfloat16
 from inference_server.errors import ModelRefused
@@ -100,8 +109,13 @@ class _Loading:
                 "max_bytes": keep.max_bytes,
             }
         )
-        found = None if sha256 is None else keep.find(self._key(sha256))
-        return None if sha256 is None or found is None else self._open_prepared(sha256, found, keep)
+        if sha256 is None:
+            return None
+        found = keep.find(self._key(sha256))
+        if found is None:
+            log.warning("prepared once more, by the server: nothing was kept", **names_of(self.version))
+            return None
+        return self._open_prepared(sha256, found, keep)
 
     def prepare(self, keep: PreparedModels) -> str:
         """What `apart` asks another process for."""
@@ -188,8 +202,7 @@ class _Loading:
 
     def _prepare(self, composed: Prepared, sha256: str) -> Prepared:
         """With one thread, the one that calls: others would not have its priority."""
-        with tempfile.TemporaryDirectory(prefix="videoai-") as folder:
-            saved = Path(folder) / "optimised.ort"
+        with _place_to_save() as saved:
             loaded = self._open(sha256, composed, SessionPlan(threads=1, save_to=saved))
             loaded.rehearse()
             loaded.close()
@@ -219,3 +232,14 @@ class _Loading:
     def _key(self, sha256: str) -> str:
         options = {**CONFIGURATION, "provider": self.device.provider, "max_batch": self.max_batch}
         return key_of(sha256, self.version.attributes, options)
+
+
+@contextmanager
+def _place_to_save() -> Iterator[Path]:
+    """A file in memory, since nothing takes away what a process that is killed leaves in a folder; else in a folder."""
+    if file := new_file():
+        with file:
+            yield path_of(file)
+        return
+    with tempfile.TemporaryDirectory(prefix="videoai-") as folder:
+        yield Path(folder) / "optimised.ort"

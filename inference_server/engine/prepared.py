@@ -23,11 +23,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import onnxruntime  # type: ignore[import-untyped]
 import structlog
 
 from inference_server.detection import GraphSignature, TensorSpec
 from inference_server.engine.preprocessing import Entries
+from inference_server.engine.runtime import onnxruntime
 from inference_server.engine.session import Pieces
 
 log = structlog.get_logger(__name__)
@@ -57,6 +57,7 @@ class PreparedModels:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder = folder
         self.max_bytes = max_bytes
+        notice_code()
 
     def find(self, key: str) -> Prepared | None:
         """What was kept under `key`, verified; None where there is nothing that can be used."""
@@ -140,6 +141,11 @@ def key_of(sha256: str, attributes: Mapping[str, Any], options: Mapping[str, Any
         default=str,
     )
     return hashlib.sha256(says.encode()).hexdigest()
+
+
+def notice_code() -> None:
+    """Digest the code as it is now: one that takes its place on disk while this runs is not what this is."""
+    _code()
 
 
 @cache

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from io import BufferedRandom
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-import onnxruntime  # type: ignore[import-untyped]
-from onnxruntime.capi import onnxruntime_pybind11_state as state  # type: ignore[import-untyped]
-
 from inference_server.cpus import STEPS_DOWN, usable_cpus
+from inference_server.engine.runtime import onnxruntime, state
 
 T = TypeVar("T")
 Session: TypeAlias = onnxruntime.InferenceSession
@@ -81,19 +80,39 @@ def create_session(
 
 @contextmanager
 def _file_in_memory(pieces: Pieces) -> Iterator[str | None]:
-    """The path of a file that holds `pieces` and is in no folder; None where the system has no such files.
+    """The path of a file that holds `pieces` and is in no folder; None where there are no such files.
 
     While ONNX Runtime takes bytes in it holds the interpreter's lock, about a millisecond for each megabyte in which
     nothing else is done; a file it reads without.
     """
-    if not hasattr(os, "memfd_create"):
+    file = new_file(pieces)
+    if file is None:
         yield None
         return
-    with os.fdopen(os.memfd_create("model"), "wb") as file:
+    with file:
+        yield str(path_of(file))
+
+
+def new_file(pieces: Pieces = ()) -> BufferedRandom | None:
+    """A file in memory that holds `pieces`; None where the system has none, or does not allow it."""
+    try:
+        file = os.fdopen(os.memfd_create("model"), "w+b")
+    except (AttributeError, OSError):
+        return None
+    try:
         file.writelines(pieces)
         file.flush()
-        path = Path(f"/proc/self/fd/{file.fileno()}")
-        yield str(path) if path.exists() else None
+        path_of(file).stat()
+    except OSError:
+        with suppress(OSError):
+            file.close()
+        return None
+    return file
+
+
+def path_of(file: BufferedRandom) -> Path:
+    """By which it can be opened while it is open here."""
+    return Path(f"/proc/self/fd/{file.fileno()}")
 
 
 def _options(severity: int, plan: SessionPlan, *, on_cpu: bool) -> onnxruntime.SessionOptions:

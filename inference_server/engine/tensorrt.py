@@ -15,11 +15,11 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-import onnxruntime  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 
 from inference_server.detection import PictureInput
 from inference_server.engine.prepared import PreparedModels
+from inference_server.engine.runtime import onnxruntime
 
 PROVIDER = "TensorrtExecutionProvider"
 Options = Mapping[str, str]

@@ -1,6 +1,6 @@
 """The process that decoders are forked from: it has loaded what they need and nothing else.
 
-Run as `python -m inference_server.video.nursery FD PID`, FD being a socket to the server and PID the server.
+`inference_server.video.processes` starts it, with a socket to the server and the server's process number.
 
     it says                              when
     {"type": "ready", "layers"}          once; these layers of the sandbox work here
@@ -21,7 +21,6 @@ import pkgutil
 import select
 import signal
 import socket
-import sys
 from collections.abc import Collection
 from contextlib import suppress
 from types import ModuleType
@@ -141,7 +140,3 @@ def main(fd: int, server: int) -> None:
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page it visits
     Nursery(socket.socket(fileno=fd), layers).run()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))

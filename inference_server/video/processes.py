@@ -7,37 +7,17 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from inference_server import children
 from inference_server.video import wire
 from inference_server.video.channel import Channel
 
-# A decoder inherits nothing else, credentials in the environment least of all.
-_ENVIRONMENT = (
-    "PATH",
-    "LD_LIBRARY_PATH",
-    "PYTHONPATH",
-    "PYTHONHOME",
-    "PYTHONSAFEPATH",
-    "VIRTUAL_ENV",
-    "LANG",
-    "TMPDIR",
-)
-# A math library that starts threads would make forking unsafe. A heap for each thread would take address space, which
-# is bounded in a decoder.
-_OWN_ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-}
-
-_PROGRAM = ("-m", "inference_server.video.nursery")
+_MODULE = "inference_server.video.nursery"
 # A killed process is gone in milliseconds; one that the kernel keeps for longer is left to it.
 _EXIT_SECONDS = 5
 # A nursery answers within milliseconds. Continuing one that was not stopped does nothing.
@@ -257,13 +237,12 @@ def describe(exit_status: int | str) -> str:
 
 
 def _spawn(sock: socket.socket) -> subprocess.Popen[bytes]:
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     return subprocess.Popen(  # noqa: S603 - this interpreter, our own module
-        [sys.executable, *_PROGRAM, str(sock.fileno()), str(os.getpid())],
+        children.command(_MODULE, sock.fileno(), os.getpid()),
         pass_fds=(sock.fileno(),),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        env=environment | _OWN_ENVIRONMENT,
+        env=children.environment(),
         start_new_session=True,  # what a terminal sends to the server is the server's business
     )
 

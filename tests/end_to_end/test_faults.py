@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+from contextlib import suppress
 
 import grpc
 import onnx
@@ -207,8 +208,11 @@ def test_a_version_that_is_never_done_holds_nobody_up(serving_v1, video, tmp_pat
 
     def preparing():
         """The process that has more to do than to start."""
-        (child,) = (child for child in server.children() if "inference_server.preparing" in child.cmdline())
-        return child if child.cpu_times().user > 3 else None
+        with suppress(psutil.Error):
+            for child in server.children():
+                if "inference_server.preparing" in child.cmdline() and child.cpu_times().user > 3:
+                    return child
+        return None
 
     pair.activate(3)
     process = eventually(preparing, "version 3 is prepared")

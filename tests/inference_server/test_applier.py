@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -102,7 +103,21 @@ async def test_what_is_wanted_again_goes_on(applier, served, aim, preparing, mon
     assert await applying is False
 
 
-async def test_what_is_superseded_may_finish(applier, served, aim, preparing, small_version):
+async def test_another_model_does_not_wait_for_it(applier, served, aim, preparing, small_version):
+    applying = asyncio.create_task(applier.apply(served, aim))
+    await asyncio.to_thread(preparing.wait)
+    other = ServedModel("other")
+    assert await applier.apply(other, Aim(Announcement(replace(small_version, model_name="other"), 1), lambda: None))
+    assert other.running is not None
+    assert not applying.done()
+    await other.close()
+    applying.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await applying
+
+
+async def test_what_is_superseded_may_finish(applier, served, aim, preparing, small_version, monkeypatch):
+    monkeypatch.setattr(applier_module, "FINISH_SECONDS", 60)
     aim.announcement = Announcement(small_version, 1)
     applying = asyncio.create_task(applier.apply(served, aim))
     await asyncio.to_thread(preparing.wait)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from inference_server.engine import ModelVersion
-from inference_server.errors import ModelRefused
+from inference_server.errors import ModelRefused, NotPrepared
 from inference_server.follower import Follower
 from inference_server.serving import ServedModel, State
 from inference_server.state import Announcement
@@ -124,6 +124,16 @@ async def test_what_was_refused_is_not_tried_again_until_another_was_announced(f
     follower.announce(announce(1, revision=7))
     await reports.until("APPLIED")
     assert loader.loaded == [1, 2, 1]
+
+
+async def test_what_could_not_be_prepared_is_tried_again(follower, loader, reports):
+    loader.failures[1] = NotPrepared("killed")
+    follower.announce(announce(1))
+    await reports.until("REJECTED")
+    del loader.failures[1]
+    follower.announce(announce(1, revision=5))
+    await reports.until("APPLIED")
+    assert loader.loaded == [1, 1]
 
 
 async def test_versions_announced_during_a_load_are_skipped_but_the_last(follower, served, loader, reports):

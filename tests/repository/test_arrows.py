@@ -21,7 +21,7 @@ WATCHER = ("inference_server.watcher", "inference_server.reporter", "inference_s
 # What each of these may be used by; nothing else of ours may.
 PLACES: Mapping[str, tuple[str, ...]] = {
     "av": ("inference_server.video", "videoai.annotating", "demo"),
-    "onnxruntime": ("inference_server.engine",),
+    "onnxruntime": ("inference_server.engine.runtime",),
     "onnx": (
         "inference_server.engine",
         "registry_server.artifacts",
@@ -56,11 +56,11 @@ PLACES: Mapping[str, tuple[str, ...]] = {
         "server_kit.healthcheck",
         *CLIENTS,
     ),
-    "os.environ": ("videoai", "inference_server.video.processes", "demo"),
+    "os.environ": ("videoai", "inference_server.children", "inference_server.engine.runtime", "demo"),
     # The servers' signals are server_kit's; decoders, and what prepares a version, are processes of their own.
     "signal": (
         *("server_kit", "inference_server.video", "inference_server.kernel", "inference_server.engine.apart"),
-        *("registry_server.edit", "demo"),
+        *("inference_server.preparing", "registry_server.edit", "demo"),
     ),
 }
 # A corrupt ONNX file shows itself as protobuf's error: no type of the wire.

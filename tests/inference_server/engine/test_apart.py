@@ -18,12 +18,14 @@ from endless import write_endless
 from onnx import TensorProto, helper
 from structlog.testing import capture_logs
 
+from inference_server import children
 from inference_server.cpus import STEPS_DOWN
 from inference_server.engine import Apart, Device, ModelVersion, PreparedModels, Standby, apart, load
-from inference_server.errors import ModelRefused, PreparationStopped
+from inference_server.errors import ModelRefused, NotPrepared, PreparationStopped
 
 CPU = Device("cpu")
 PATIENCE = 60.0
+SECONDS_TO_START = 3.0  # of the processor; on a slow machine
 AS_TENSORS = {"videoai": {"family": "tensors"}}
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux of processes")
@@ -52,6 +54,18 @@ def endless(tmp_path):
     """A version that is sound and never answers."""
     write_endless(tmp_path / "endless.onnx")
     return ModelVersion("thing", 1, tmp_path / "endless.onnx", attributes=AS_TENSORS)
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """A function that has other Python run in place of what prepares versions."""
+
+    def use(text):
+        monkeypatch.setattr(
+            children, "command", lambda module, *numbers: [sys.executable, "-c", text, *map(str, numbers)]
+        )
+
+    return use
 
 
 def frame():
@@ -112,31 +126,47 @@ def test_what_is_to_be_known_is_logged_by_the_server(version_of, small_detector,
     assert (limited["log_level"], limited["max_batch"], limited["model_name"]) == ("warning", 1, "thing")
 
 
-@pytest.mark.parametrize(
-    ("number", "reason"),
-    [
-        (signal.SIGSEGV, "ONNX Runtime does not survive the model: the process that prepared it ended with SIGSEGV"),
-        (signal.SIGABRT, "ONNX Runtime does not survive the model: the process that prepared it ended with SIGABRT"),
-        (signal.SIGRTMIN + 3, f"ended with signal {signal.SIGRTMIN + 3}"),
-        (
-            signal.SIGKILL,
-            r"the process that prepared the model was killed \(SIGKILL\), as the system does where memory",
-        ),
-    ],
-)
-def test_a_file_that_ends_the_process_is_refused(version_of, small_detector, keep, monkeypatch, number, reason):
-    monkeypatch.setattr(apart, "_PROGRAM", ("-c", f"import os; os.kill(os.getpid(), {int(number)})"))
-    with pytest.raises(ModelRefused, match=reason):
+HAS_BEGUN = "import os, sys; sys.stdin.read(); print('begun', flush=True);"
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGFPE"])
+def test_a_file_that_ends_the_process_is_refused(version_of, small_detector, keep, program, started, name):
+    program(f"{HAS_BEGUN} os.kill(os.getpid(), {int(signal.Signals[name])})")
+    reason = f"ONNX Runtime does not survive the model: the process that prepared it ended with {name}"
+    with pytest.raises(ModelRefused, match=reason) as refused:
         load(version_of(small_detector()), CPU, prepared=keep, apart=Apart())
+    assert not isinstance(refused.value, NotPrepared)
+    assert len(started) == 1
 
 
-def test_onnx_runtime_itself_ends_the_process(version_of, keep, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGRTMIN + 3, f"signal {signal.SIGRTMIN + 3}")]
+)
+def test_one_that_others_end_twice_may_be_tried_again(version_of, small_detector, keep, program, started, number, name):
+    program(f"{HAS_BEGUN} os.kill(os.getpid(), {int(number)})")
+    with pytest.raises(NotPrepared, match=rf"was ended twice \({name}\), as where memory runs out"):
+        load(version_of(small_detector()), CPU, prepared=keep, apart=Apart())
+    assert len(started) == 2
+
+
+def test_one_that_is_killed_is_begun_once_more(version_of, small_detector, keep, started):
+    standby = Standby()
+    standby.renew()
+    os.kill(started[0].pid, signal.SIGSTOP)  # so that it is taken and does nothing
+    threading.Timer(0.5, started[0].kill).start()
+    with capture_logs() as logs:
+        model = load(version_of(small_detector()), CPU, prepared=keep, apart=Apart(standby))
+    assert answer(model).shape == (6, 24)
+    assert [process.returncode for process in started] == [-signal.SIGKILL, 0]
+    assert "prepared once more: the process for it was ended" in [entry["event"] for entry in logs]
+
+
+def test_onnx_runtime_itself_ends_the_process(version_of, keep, program):
     """By a Split that it does not check; the server does, so its check is left out here."""
-    program = (
+    program(
         "import sys; from inference_server import preparing; from inference_server.engine import graph;"
         "graph._check_split = lambda *_: None; preparing.main(int(sys.argv[1]))"
     )
-    monkeypatch.setattr(apart, "_PROGRAM", ("-c", program))
     split = helper.make_node("Split", ["images"], ["a", "b", "c"], axis=1, num_outputs=2)
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 6, 4]) for name in ("images", "a")]
     made = helper.make_graph([split], "halves", values[:1], values[1:])
@@ -146,43 +176,74 @@ def test_onnx_runtime_itself_ends_the_process(version_of, keep, monkeypatch):
         load(version, CPU, prepared=keep, apart=Apart())
 
 
-@pytest.mark.parametrize("trouble", ["it fails", "there is none", "nothing is kept"])
-def test_without_such_a_process_the_server_prepares_it(version_of, small_detector, tmp_path, monkeypatch, trouble):
+@pytest.mark.parametrize(
+    "trouble", ["it fails", "it says nothing", "it crashes first", "there is none", "nothing is kept"]
+)
+def test_without_such_a_process_the_server_prepares_it(
+    version_of, small_detector, tmp_path, monkeypatch, program, trouble
+):
     keep = PreparedModels(tmp_path / "prepared", 1 << 30)
+    itself = "prepared by the server itself: no process does it"
     match trouble:
         case "it fails":
-            monkeypatch.setattr(apart, "_PROGRAM", ("-c", "raise SystemExit(3)"))
+            program("raise SystemExit(3)")
+            expected = [itself]
+        case "it says nothing":
+            program("pass")
+            expected = [itself]
+        case "it crashes first":
+            program("import os; os.abort()")
+            expected = ["prepared once more: the process for it was ended", itself]
         case "there is none":
             monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+            expected = ["no process can be had to prepare a version", itself]
         case "nothing is kept":
             keep = PreparedModels(tmp_path / "prepared", 0)
+            expected = ["prepared once more, by the server: nothing was kept"]
     version = version_of(small_detector())
     with capture_logs() as logs:
         model = load(version, CPU, prepared=keep, apart=Apart())
     np.testing.assert_allclose(answer(model), answer(load(version, CPU)), atol=1e-6)
-    warnings = [entry["event"] for entry in logs if entry["log_level"] != "info"]
-    expected = {
-        "it fails": ["prepared by the server itself: the process for it failed"],
-        "there is none": ["prepared by the server itself: no process can be had"],
-        "nothing is kept": [],
-    }
-    assert warnings == expected[trouble]
+    assert [entry["event"] for entry in logs if entry["log_level"] != "info"] == expected
 
 
-def test_it_can_be_stopped(endless, keep, started):
+@pytest.fixture
+def busy(started):
+    """A function that waits until the process has more to do than to start, and returns it."""
+
+    def look():
+        process = psutil.Process(eventually(lambda: started)[-1].pid)
+        eventually(lambda: process.cpu_times().user > SECONDS_TO_START)
+        return process
+
+    return look
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """The folder for what is only needed for a while."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    return tmp_path / "scratch"
+
+
+def test_it_can_be_stopped(endless, keep, started, busy, scratch):
     process = Apart()
-    threading.Timer(0.5, process.stop).start()
+    stopper = threading.Thread(target=lambda: (busy(), process.stop()))
+    stopper.start()
     with pytest.raises(PreparationStopped):
         load(endless, CPU, prepared=keep, apart=process)
+    stopper.join()
     assert [one.returncode for one in started] == [-signal.SIGKILL]
     with pytest.raises(PreparationStopped):
         load(endless, CPU, prepared=keep, apart=process)
     assert len(started) == 1
+    assert not list(scratch.iterdir())
 
 
 def test_what_is_never_done_is_refused(endless, keep, started, monkeypatch):
-    monkeypatch.setattr(apart, "LIMIT_SECONDS", 0.5)
-    with pytest.raises(ModelRefused, match=r"expected an answer to its first frames within 0\.5 s, got none"):
+    monkeypatch.setattr(apart, "LIMIT_SECONDS", 3)
+    with pytest.raises(ModelRefused, match=r"expected an answer to its first frames within 3 s, got none"):
         load(endless, CPU, prepared=keep, apart=Apart())
     assert [one.returncode for one in started] == [-signal.SIGKILL]
 
@@ -213,23 +274,67 @@ def test_one_that_has_ended_on_standby_is_not_missed(version_of, small_detector,
 
 
 @linux
-def test_it_makes_way_for_the_server(endless, keep, started):
-    process = Apart()
+def test_it_makes_way_for_the_server(started):
+    standby = Standby()
+    standby.renew()
+    try:
+        of = Path(f"/proc/{started[0].pid}")
+        mine = os.getpriority(os.PRIO_PROCESS, 0)
+        eventually(lambda: psutil.Process(started[0].pid).nice() == min(19, mine + STEPS_DOWN))
+        expected = min(1000, int(Path("/proc/self/oom_score_adj").read_text()) + 500)
+        eventually(lambda: int((of / "oom_score_adj").read_text()) == expected)
+        # Its priority counts for something only beside what is in the same group.
+        if (of / "autogroup").exists():
+            groups = {(place / "autogroup").read_text().split()[0] for place in (of, Path("/proc/self"))}
+            assert len(groups) == 1
+        assert os.getpgid(started[0].pid) == started[0].pid  # a terminal's Ctrl-C is not for it
+    finally:
+        standby.close()
+
+
+@linux
+def test_it_is_told_nothing_that_it_need_not_know(started, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    standby = Standby()
+    standby.renew()
+    try:
+        environment = eventually(psutil.Process(started[0].pid).environ)
+        assert "AWS_SECRET_ACCESS_KEY" not in environment
+        assert environment["PATH"] == os.environ["PATH"]
+    finally:
+        standby.close()
+
+
+def test_the_folder_that_the_server_was_started_in_gives_it_no_code(
+    version_of, small_detector, keep, started, tmp_path, monkeypatch
+):
+    for name in ("onnx.py", "json.py", "inference_server.py"):
+        (tmp_path / name).write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    load(version_of(small_detector()), CPU, prepared=keep, apart=Apart()).close()
+    assert [process.returncode for process in started] == [0]
+
+
+@linux
+def test_what_ends_the_server_in_order_does_not_end_it(endless, keep, busy):
+    """A service manager signals all processes of a service; this one is the server's to end."""
+    process, ended = Apart(), []
 
     def work():
         with pytest.raises(PreparationStopped):
             load(endless, CPU, prepared=keep, apart=process)
+        ended.append(True)
 
     loading = threading.Thread(target=work)
     loading.start()
-    try:
-        child = psutil.Process(eventually(lambda: started)[0].pid)
-        eventually(lambda: child.nice() == min(19, os.getpriority(os.PRIO_PROCESS, 0) + STEPS_DOWN))
-        eventually(lambda: Path(f"/proc/{child.pid}/oom_score_adj").read_text() == "500\n")
-        assert os.getsid(child.pid) == child.pid
-    finally:
-        process.stop()
-        loading.join()
+    child = busy()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        child.send_signal(number)
+    time.sleep(0.3)
+    assert child.is_running()
+    assert not ended
+    process.stop()
+    loading.join()
 
 
 @linux
@@ -265,5 +370,6 @@ def test_what_libraries_print_is_no_answer(version_of, small_detector, keep, tmp
     done = subprocess.run(
         [sys.executable, "-c", program], input=json.dumps(request).encode(), capture_output=True, check=True
     )
-    assert json.loads(done.stdout)["events"] == []
+    assert done.stdout.startswith(apart.BEGUN)
+    assert json.loads(done.stdout.removeprefix(apart.BEGUN))["events"] == []
     assert done.stderr.count(b"said") == 2

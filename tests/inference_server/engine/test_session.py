@@ -1,6 +1,8 @@
 """How a model's bytes come to ONNX Runtime."""
 
 import os
+import resource
+import subprocess
 import sys
 from pathlib import Path
 
@@ -81,17 +83,52 @@ def test_what_was_optimised_is_mapped_and_let_go(given, tmp_path):
     assert "memfd:model" not in Path("/proc/self/maps").read_text()
 
 
-@pytest.mark.parametrize("lacking", ["memfd_create", "proc"])
+@linux
+def test_nobody_is_told_what_runs(tmp_path):
+    """It would begin with an identifier of the machine and a database, beneath HOME."""
+    program = (
+        "import sys; from inference_server.engine.session import *;"
+        "create_session([open(sys.argv[1], 'rb').read()], [('CPUExecutionProvider', {})], 'cpu', SessionPlan())"
+    )
+    (tmp_path / "model.onnx").write_bytes(sum_of(1).SerializeToString())
+    (tmp_path / "home").mkdir()
+    own = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "home")}
+    quiet = ("ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "CI", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in quiet and "GITHUB" not in name}
+    command = [sys.executable, "-c", program, str(tmp_path / "model.onnx")]
+    subprocess.run(command, env=environment | own, check=True)
+    assert not list((tmp_path / "home").rglob("*"))
+
+
+def refuse(*_):
+    raise PermissionError("not allowed here")
+
+
+@pytest.mark.parametrize("lacking", ["memfd_create", "leave", "proc", "room"])
 def test_without_files_in_memory_bytes_do(given, monkeypatch, tmp_path, lacking):
-    if lacking == "memfd_create":
-        monkeypatch.delattr(os, "memfd_create", raising=False)
-    else:
-        monkeypatch.setattr(Path, "exists", lambda _: False)
     saved = tmp_path / "optimised"
-    opened = create_session(list(graph.serialise(sum_of(10, 20))), CPU, "cpu", SessionPlan(save_to=saved))
-    again = create_session([memoryview(saved.read_bytes())], CPU, "cpu", SessionPlan(optimised=True))
+    create_session([sum_of(10, 20).SerializeToString()], CPU, "cpu", SessionPlan(save_to=saved))
+    optimised = saved.read_bytes()
+    given.clear()
+    before = open_files()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        match lacking:
+            case "memfd_create":
+                monkeypatch.delattr(os, "memfd_create", raising=False)
+            case "leave":
+                monkeypatch.setattr(os, "memfd_create", refuse)
+            case "proc":
+                monkeypatch.setattr(session, "path_of", lambda file: tmp_path / "nothing")
+            case "room":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        opened = create_session(list(graph.serialise(sum_of(10, 20))), CPU, "cpu", SessionPlan())
+        again = create_session([memoryview(optimised)], CPU, "cpu", SessionPlan(optimised=True))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [isinstance(model, bytes) for model in given] == [True, True]
     assert answer_of(opened) == answer_of(again) == 30.5
+    assert open_files() == before
 
 
 def test_engines_of_tensorrt_are_not_named_after_a_file_in_memory(given):

@@ -172,7 +172,7 @@ def keep(tmp_path):
 
 
 def kept(keep):
-    return sorted(keep._folder.glob("*"))
+    return sorted(keep.folder.glob("*"))
 
 
 def test_engines_are_built_once_at_low_priority_and_kept(stand_in, keep, version_of, small_detector):
