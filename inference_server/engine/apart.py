@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -18,7 +19,7 @@ from inference_server.errors import ModelRefused, NotPrepared, PreparationStoppe
 
 log = structlog.get_logger(__name__)
 
-_MODULE = "inference_server.preparing"
+_command = partial(children.command, "inference_server.preparing")
 # What it writes before anything that the file can be blamed for.
 BEGUN = b"begun\n"
 # Far more than any model takes that could be served.
@@ -140,7 +141,7 @@ class Apart:
 
 def _start() -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - this interpreter, our own module
-        children.command(_MODULE, os.getpid()),
+        _command(os.getpid()),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=children.environment(),

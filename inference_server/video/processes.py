@@ -17,7 +17,7 @@ from inference_server import children
 from inference_server.video import wire
 from inference_server.video.channel import Channel
 
-_MODULE = "inference_server.video.nursery"
+_command = partial(children.command, "inference_server.video.nursery")
 # A killed process is gone in milliseconds; one that the kernel keeps for longer is left to it.
 _EXIT_SECONDS = 5
 # A nursery answers within milliseconds. Continuing one that was not stopped does nothing.
@@ -238,7 +238,7 @@ def describe(exit_status: int | str) -> str:
 
 def _spawn(sock: socket.socket) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - this interpreter, our own module
-        children.command(_MODULE, sock.fileno(), os.getpid()),
+        _command(sock.fileno(), os.getpid()),
         pass_fds=(sock.fileno(),),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

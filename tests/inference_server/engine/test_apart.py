@@ -18,7 +18,6 @@ from endless import write_endless
 from onnx import TensorProto, helper
 from structlog.testing import capture_logs
 
-from inference_server import children
 from inference_server.cpus import STEPS_DOWN
 from inference_server.engine import Apart, Device, ModelVersion, PreparedModels, Standby, apart, load
 from inference_server.errors import ModelRefused, NotPrepared, PreparationStopped
@@ -61,9 +60,7 @@ def program(monkeypatch):
     """A function that has other Python run in place of what prepares versions."""
 
     def use(text):
-        monkeypatch.setattr(
-            children, "command", lambda module, *numbers: [sys.executable, "-c", text, *map(str, numbers)]
-        )
+        monkeypatch.setattr(apart, "_command", lambda *numbers: [sys.executable, "-c", text, *map(str, numbers)])
 
     return use
 

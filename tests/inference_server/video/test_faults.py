@@ -260,22 +260,24 @@ async def test_a_nursery_that_hangs_is_replaced(
         "import socket, sys, time; from inference_server.video import wire;"
         "socket.socket(fileno=int(sys.argv[1])).sendall(wire.pack({'type': 'ready', 'layers': []})); time.sleep(1000)"
     )
-    sound = processes._PROGRAM
-    monkeypatch.setattr(processes, "_PROGRAM", ("-c", hangs))
+    sound = processes._command
+    monkeypatch.setattr(processes, "_command", lambda *numbers: [sys.executable, "-c", hangs, *map(str, numbers)])
     ready: list[Any] = []
     settings = DecoderSettings(spool_folder=spool, decode_timeout_seconds=5)
     async with DecoderPool(settings, ready.append) as pool:
         async with asyncio.timeout(60):
             while not ready:
                 await asyncio.sleep(0.01)
-        monkeypatch.setattr(processes, "_PROGRAM", sound)
+        monkeypatch.setattr(processes, "_command", sound)
         assert len((await tools.decode(pool, video)).frames) == 30
 
 
 async def test_nurseries_that_do_not_start_are_given_up(
     tools: Any, spool: Path, video: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "_PROGRAM", ("-c", "raise SystemExit(1)"))
+    monkeypatch.setattr(
+        processes, "_command", lambda *numbers: [sys.executable, "-c", "raise SystemExit(1)", *map(str, numbers)]
+    )
     async with DecoderPool(DecoderSettings(spool_folder=spool)) as pool:
         for _ in range(2):
             with pytest.raises(DecoderFailed, match="does not start"):

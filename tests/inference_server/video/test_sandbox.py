@@ -160,7 +160,7 @@ async def test_a_kernel_without_any_of_it_decodes_all_the_same(
         "import sys; from inference_server.video import nursery, sandbox; sandbox.probe = tuple;"
         "nursery.main(int(sys.argv[1]), int(sys.argv[2]))"
     )
-    monkeypatch.setattr(processes, "_PROGRAM", ("-c", program))
+    monkeypatch.setattr(processes, "_command", lambda *numbers: [sys.executable, "-c", program, *map(str, numbers)])
     told: list[Any] = []
     async with DecoderPool(DecoderSettings(spool_folder=spool), told.append) as pool:
         assert len((await tools.decode(pool, video)).frames) == 30
