@@ -89,9 +89,20 @@ def _check(model: ModelProto, path: Path) -> None:
         raise ModelRefused(f"{path}: not an ONNX model, or damaged: it has no graph, no IR version or no opset")
     if opset < MIN_OPSET:
         raise ModelRefused(f"{path}: expected opset {MIN_OPSET} or later, found {opset}")
+    for what, text in _texts(model):
+        if isinstance(text, bytes):  # what protobuf gives in place of text that is none
+            raise ModelRefused(f"{path}: {what} {text[:100]!r}: expected UTF-8")
     for node in _nodes(model):
         if node.op_type == "Split" and node.domain in ("", "ai.onnx"):
             _check_split(node, path)
+
+
+def _texts(model: ModelProto) -> Iterator[tuple[str, object]]:
+    """What a signature tells of the file, with what it is."""
+    yield from (("input", value.name) for value in model.graph.input)
+    yield from (("output", value.name) for value in model.graph.output)
+    yield from (("metadata", text) for entry in model.metadata_props for text in (entry.key, entry.value))
+    yield from (("operator", node.op_type) for node in _nodes(model))
 
 
 def _check_split(node: NodeProto, path: Path) -> None:

@@ -150,7 +150,9 @@ def _yield_cores() -> None:
 
 def explain(error: BaseException) -> str:
     """What an exception of ONNX Runtime says, in one line, without its codes, its sources and our names of files."""
-    text = " ".join(str(error).split())
+    # A name that is no UTF-8 spoils the message that quotes it, and Python then complains of that in its place.
+    said = error.object.decode(errors="replace") if isinstance(error, UnicodeDecodeError) else str(error)
+    text = " ".join(said.split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", text)
     text = re.sub(r"^Load model from \S+ failed: ?", "", text)
     text = re.sub(r"/proc/self/fd/\d+", "the model", text)

@@ -146,6 +146,24 @@ def test_shapes_that_do_not_fit_each_other(refusal, small_detector):
     assert "the model does not run with 1 frames" in refusal(model)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"images", "input b'ima\\xffes': expected UTF-8"),
+        (b"output0", "output b'out\\xffut0': expected UTF-8"),
+        (b"names", "metadata b'nam\\xffs': expected UTF-8"),
+        (b"Sigmoid", "operator b'Sig\\xffoid': expected UTF-8"),
+        (b"weights", "ONNX Runtime cannot run the model: "),
+    ],
+)
+def test_text_that_is_none(refusal, small_detector, text, reason):
+    content = small_detector().SerializeToString()
+    only_where_it_is_used = 1 if text == b"weights" else -1
+    found = refusal(content.replace(text, text[:3] + b"\xff" + text[4:], only_where_it_is_used))
+    assert reason in found
+    assert "codec" not in found
+
+
 def test_a_wire_to_nowhere(refusal, small_detector):
     model = small_detector()
     model.graph.node[2].input[0] = "nowhere"
