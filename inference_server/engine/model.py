@@ -140,12 +140,17 @@ class LoadedModel:
         one. One that takes no pictures is run with ones and zeros, and must take them unless its file leaves dimensions
         open.
         """
-        if self.family.picture is None:
-            self._rehearse_tensors()
-            return
-        if self.family.picture.batch is not None:
-            self._rehearse(self.max_batch)
-            return
+        try:
+            if self.family.picture is None:
+                self._rehearse_tensors()
+            elif self.family.picture.batch is not None:
+                self._rehearse(self.max_batch)
+            else:
+                self._rehearse_sizes()
+        except MemoryError as error:
+            raise ModelRefused(f"there is no memory to run the model with inputs of its sizes: {error}") from error
+
+    def _rehearse_sizes(self) -> None:
         self._rehearse(1)
         proven = 1
         for size in self._sizes.larger or _larger_sizes(min(2, self.max_batch)):
@@ -189,15 +194,19 @@ class LoadedModel:
     def _rehearse_tensors(self) -> None:
         try:
             try:
-                self._run_alone(samples(self.ports, 1))
+                self._run_alone(1)
             except InferenceFailed:
-                self._run_alone(samples(self.ports, 0))
+                self._run_alone(0)
         except InferenceFailed as error:
             if all(spec.shape is not None and None not in spec.shape for spec in self.ports.inputs):
                 raise ModelRefused(f"the model does not run: {error}") from error
             log.warning("not rehearsed", reason=str(error), **names_of(self.version))
 
-    def _run_alone(self, inputs: Arrays) -> None:
+    def _run_alone(self, value: int) -> None:
+        try:
+            inputs = samples(self.ports, value)
+        except ValueError as error:
+            raise ModelRefused(f"nothing can have the sizes of the model's inputs: {error}") from error
         self._run({name: Stack.of([array]) for name, array in inputs.items()}, self._outputs)
 
     def _run(self, inputs: Mapping[str, Stack], names: Sequence[str]) -> dict[str, NDArray[Any]]:

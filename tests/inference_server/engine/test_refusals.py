@@ -164,6 +164,19 @@ def test_text_that_is_none(refusal, small_detector, text, reason):
     assert "codec" not in found
 
 
+@pytest.mark.parametrize(
+    ("side", "reason"),
+    [
+        (1 << 40, "there is no memory to run the model with inputs of its sizes"),
+        ((1 << 63) - 1, "nothing can have the sizes of the model's inputs"),
+    ],
+)
+def test_inputs_that_no_memory_holds(refusal, side, reason):
+    nodes = [helper.make_node("Identity", ["images"], ["a"])]
+    model = graph_of(nodes, [images(side, 8)], [helper.make_tensor_value_info("a", TensorProto.FLOAT, None)])
+    assert reason in refusal(model, family="tensors")
+
+
 def test_a_wire_to_nowhere(refusal, small_detector):
     model = small_detector()
     model.graph.node[2].input[0] = "nowhere"
