@@ -98,11 +98,21 @@ def _check(model: ModelProto, path: Path) -> None:
 
 
 def _texts(model: ModelProto) -> Iterator[tuple[str, object]]:
-    """What a signature tells of the file, with what it is."""
-    yield from (("input", value.name) for value in model.graph.input)
-    yield from (("output", value.name) for value in model.graph.output)
+    """Everything in the file that must be text, with what it is."""
     yield from (("metadata", text) for entry in model.metadata_props for text in (entry.key, entry.value))
-    yield from (("operator", node.op_type) for node in _nodes(model))
+    yield from _names(model.graph)
+    for node in _nodes(model):
+        yield "operator", node.op_type
+        yield "node", node.name
+        yield from (("value", name) for name in (*node.input, *node.output))
+        for graph in inner_graphs(node):
+            yield from _names(graph)
+
+
+def _names(graph: GraphProto) -> Iterator[tuple[str, object]]:
+    yield from (("input", value.name) for value in graph.input)
+    yield from (("output", value.name) for value in graph.output)
+    yield from (("initializer", tensor.name) for tensor in graph.initializer)
 
 
 def _check_split(node: NodeProto, path: Path) -> None:
