@@ -102,8 +102,7 @@ def _texts(model: ModelProto) -> Iterator[tuple[str, object]]:
     yield from (("metadata", text) for entry in model.metadata_props for text in (entry.key, entry.value))
     yield from _names(model.graph)
     for node in _nodes(model):
-        yield "operator", node.op_type
-        yield "node", node.name
+        yield from (("operator", node.op_type), ("domain", node.domain), ("node", node.name))
         yield from (("value", name) for name in (*node.input, *node.output))
         for graph in inner_graphs(node):
             yield from _names(graph)
