@@ -53,6 +53,12 @@ fuzz: N = 10000
 fuzz: $(SETUP) ## Send N=10000 mutated videos, sources and requests to an inference server and check all that follows
 	$(PY) tests/fuzz/fuzz.py --cases $(N) $(FUZZ_ARGS)
 
+fuzz-models: N = 500
+
+.PHONY: fuzz-models
+fuzz-models: $(SETUP) ## Put N=500 mutated model files into production and check that each is served or refused
+	$(PY) tests/fuzz/model_files.py --cases $(N) $(FUZZ_ARGS)
+
 # The exporters' own packages, torch among them, are a download of 3 GB: they get an environment of their own.
 EXPORTERS := build/exporters
 EXPORTERS_PY := $(EXPORTERS)/venv/bin/python
