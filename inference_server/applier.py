@@ -126,10 +126,9 @@ class Applier:
         """The version in memory. Raises ModelRefused, and PreparationStopped where it was superseded for too long."""
         apart = Apart(self._standby)
         load = partial(self._load, version, apart=apart)
-        loading = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._loader, load))
         stopping = asyncio.create_task(_stop_once_superseded(apart, superseded))
         try:
-            return await loading
+            return await asyncio.get_running_loop().run_in_executor(self._loader, load)
         except asyncio.CancelledError:
             apart.stop()
             raise

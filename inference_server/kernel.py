@@ -20,11 +20,16 @@ def prctl(option: int, *arguments: int) -> None:
     _check(_function("prctl")(option, *(ctypes.c_ulong(value) for value in (*arguments, 0, 0, 0, 0)[:4])))
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent, `parent`, ends, where the kernel can. Raises nothing."""
+def try_prctl(option: int, value: int) -> None:
+    """The same with one number, where the system has it, knows the option and allows it."""
     if sys.platform.startswith("linux"):
         with suppress(OSError):
-            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            prctl(option, value)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent, `parent`, ends, where the kernel can. Raises nothing."""
+    try_prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the parent ended before the call
         os._exit(0)
 

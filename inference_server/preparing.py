@@ -37,7 +37,7 @@ def main(server: int) -> None:
     # Libraries that print would otherwise write into the answer.
     with os.fdopen(os.dup(1), "w") as answer:
         os.dup2(2, 1)
-        json.dump(_prepare(answer), answer)
+        json.dump(_prepare(answer), answer, default=str)
     os._exit(0)  # an interpreter with all this in it takes 0.1 s to end, and a version waits for it
 
 
@@ -61,7 +61,7 @@ def _prepare(answer: TextIO) -> Mapping[str, Any]:
     events: list[Event] = []
 
     def collect(_: object, level: str, event: Event) -> Event:
-        events.append({**{key: value if _plain(value) else str(value) for key, value in event.items()}, "level": level})
+        events.append({**event, "level": level})
         raise structlog.DropEvent
 
     structlog.configure(processors=[collect])
@@ -74,7 +74,3 @@ def _prepare(answer: TextIO) -> Mapping[str, Any]:
         return {"sha256": prepare(version, request["max_batch"], keep), "events": events}
     except ModelRefused as error:
         return {"refused": str(error), "events": events}
-
-
-def _plain(value: object) -> bool:
-    return value is None or isinstance(value, str | int | float | bool)

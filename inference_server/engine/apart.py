@@ -66,8 +66,7 @@ class Standby:
     def _end(self) -> None:
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
-            waiting.kill()
-            waiting.communicate()
+            _kill(waiting)
 
 
 class Apart:
@@ -123,8 +122,7 @@ class Apart:
         try:
             said, _ = process.communicate(json.dumps(request).encode(), LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            _kill(process)
             raise ModelRefused(f"expected an answer to its first frames within {LIMIT_SECONDS:g} s, got none") from None
         with self._lock:
             if self._stopped:
@@ -149,6 +147,11 @@ def _start() -> subprocess.Popen[bytes]:
         # the processor of its own as well, whatever its priority (autogroups of sched(7)).
         process_group=0,
     )
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()  # which also closes what led to it
 
 
 def _to_blame(status: int, said: bytes) -> bool:

@@ -23,9 +23,9 @@ def harden() -> None:
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_NOFILE, _OPEN_FILES)
     for capability in range(_CAPABILITIES):  # what no program started from here could regain
-        _prctl(_PR_CAPBSET_DROP, capability)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_DUMPABLE, 0)
+        kernel.try_prctl(_PR_CAPBSET_DROP, capability)
+    kernel.try_prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    kernel.try_prctl(_PR_SET_DUMPABLE, 0)
 
 
 def limit_memory(extra_bytes: int) -> None:
@@ -70,9 +70,3 @@ def _address_space() -> int:
         return 0
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     return pages * resource.getpagesize()
-
-
-def _prctl(option: int, value: int) -> None:
-    if sys.platform.startswith("linux"):
-        with suppress(OSError):  # an old kernel, or capabilities that it does not have
-            kernel.prctl(option, value)

@@ -14,7 +14,9 @@ import numpy as np
 import onnx
 import psutil
 import pytest
+from answers import answer
 from endless import write_endless
+from harness import eventually
 from onnx import TensorProto, helper
 from structlog.testing import capture_logs
 
@@ -23,7 +25,6 @@ from inference_server.engine import Apart, Device, ModelVersion, PreparedModels,
 from inference_server.errors import ModelRefused, NotPrepared, PreparationStopped
 
 CPU = Device("cpu")
-PATIENCE = 60.0
 SECONDS_TO_START = 3.0  # of the processor; on a slow machine
 AS_TENSORS = {"videoai": {"family": "tensors"}}
 
@@ -63,24 +64,6 @@ def program(monkeypatch):
         monkeypatch.setattr(apart, "_command", lambda *numbers: [sys.executable, "-c", text, *map(str, numbers)])
 
     return use
-
-
-def frame():
-    return np.random.default_rng(1).integers(0, 256, (32, 48, 3), np.uint8)
-
-
-def answer(model):
-    outputs = {name: array.copy() for name, array in model.run([frame()])[0].items()}
-    model.close()
-    return outputs["output0"]
-
-
-def eventually(question):
-    deadline = time.monotonic() + PATIENCE
-    while not (found := question()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 @pytest.mark.parametrize("batch", [1, "batch", 4])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from answers import answer
 from structlog.testing import capture_logs
 
 from inference_server.cpus import STEPS_DOWN
@@ -30,16 +31,6 @@ def read_models(monkeypatch):
     seen, read = [], loading.read_model
     monkeypatch.setattr(loading, "read_model", lambda version: seen.append(version.path) or read(version))
     return seen
-
-
-def frame():
-    return np.random.default_rng(1).integers(0, 256, (32, 48, 3), np.uint8)
-
-
-def answer(model):
-    outputs = {name: array.copy() for name, array in model.run([frame()])[0].items()}
-    model.close()
-    return outputs["output0"]
 
 
 def entries(folder):
