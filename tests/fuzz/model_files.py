@@ -37,20 +37,44 @@ FAMILIES = ("tensors", "yolo-detect", "")
 NUMBERS = (-(2**63), -(2**31), -9, -1, 0, 1, 2, 7, 999, 4096)
 ATTRIBUTES = ("axis", "axes", "pads", "strides", "kernel_shape", "group", "num_outputs", "to", "perm", "mode")
 OPERATORS = (
-    *(
-        "AveragePool",
-        "BatchNormalization",
-        "Cast",
-        "Concat",
-        "Conv",
-        "ConvTranspose",
-        "CumSum",
-        "DepthToSpace",
-        "Einsum",
-    ),
-    *("Expand", "Gather", "GatherND", "GridSample", "If", "LSTM", "LayerNormalization", "Loop", "MaxPool", "OneHot"),
-    *("NonMaxSuppression", "Pad", "QuantizeLinear", "Range", "Reshape", "Resize", "RoiAlign", "Scan", "ScatterND"),
-    *("Shape", "Slice", "Softmax", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK", "Transpose", "Unsqueeze"),
+    "AveragePool",
+    "BatchNormalization",
+    "Cast",
+    "Concat",
+    "Conv",
+    "ConvTranspose",
+    "CumSum",
+    "DepthToSpace",
+    "Einsum",
+    "Expand",
+    "Gather",
+    "GatherND",
+    "GridSample",
+    "If",
+    "LSTM",
+    "LayerNormalization",
+    "Loop",
+    "MaxPool",
+    "OneHot",
+    "NonMaxSuppression",
+    "Pad",
+    "QuantizeLinear",
+    "Range",
+    "Reshape",
+    "Resize",
+    "RoiAlign",
+    "Scan",
+    "ScatterND",
+    "Shape",
+    "Slice",
+    "Softmax",
+    "SpaceToDepth",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "TopK",
+    "Transpose",
+    "Unsqueeze",
 )
 
 
@@ -151,7 +175,6 @@ class Fuzzer:
             self.run.outcomes[outcome] += 1
             self.run.problems += [f"case {number}: {problem}" for problem in problems]
             if problems:
-                FOLDER.mkdir(parents=True, exist_ok=True)
                 (FOLDER / f"model-{number}.onnx").write_bytes(content)
             if self._pair.inference_process.popen.poll() is not None:
                 return
@@ -192,6 +215,7 @@ class Fuzzer:
 
 def fuzz(folder: Path, numbers: Sequence[int]) -> Run:
     """All of it, from start to end."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
     models.build_v1(folder / "control.onnx")
     (folder / "root").mkdir()
     with serving(folder / "root", folder / "control.onnx") as pair:
@@ -202,7 +226,6 @@ def fuzz(folder: Path, numbers: Sequence[int]) -> Run:
             fuzzer.run.problems.append(f"the server ended with {process.popen.returncode}")
         if "Traceback" in process.log:
             fuzzer.run.problems.append("there is a traceback in the server's log")
-        FOLDER.mkdir(parents=True, exist_ok=True)
         (FOLDER / "models-server.log").write_text(process.log)
     return fuzzer.run
 
